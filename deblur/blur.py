@@ -1,0 +1,323 @@
+"""Kernels and degradations, seeded: the named recipes that turn a sharp photo into a blurred one.
+
+A recipe *draws* a `Degradation` for a photo's key, and `degrade` carries it out. The two are apart
+because a pair keeps its degradation as JSON: from that text and the sharp photo the blurred one
+follows bit for bit.
+
+    box14      cv2.blur with 14 x 14, the blur of the original report: fixed, draws nothing
+    gaussian   an isotropic Gaussian
+    motion     the trajectory of a shaken hand
+    defocus    the disk of a lens out of focus
+    photo      what happens to photos: any of the last three or none, in linear light, with blown
+               highlights, sensor noise and JPEG
+
+All borders are reflect-101. The first four blur display values, so they are linear operators plus
+rounding, and the classical baselines can be exact for them; `photo` is not and is not meant to be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur import seeds
+from deblur.errors import UsageError
+
+RECIPES: tuple[str, ...] = ("box14", "gaussian", "motion", "defocus", "photo")
+
+# === The ranges drawn from, for crops of 256 pixels ===
+# Standard deviations up to that of box14, sqrt((14² - 1) / 12) = 4.03 px; beyond it such a crop
+# keeps little but its colours. A disk of radius r has one of r / 2.
+SIGMA_PX = (0.8, 4.0)
+RADIUS_PX = (1.6, 8.0)
+# Boracchi & Foi's generator: 2000 steps of a path of 60 px, of which the exposure shows a part.
+# Exposed paths of 6 to 42 px give extents like the 13 to 27 px of the hand shakes measured by Levin
+# et al., "Understanding and Evaluating Blind Deconvolution Algorithms", CVPR 2009.
+PATH_STEPS, PATH_PX = 2000, 60.0
+EXPOSURE = (0.1, 0.7)
+# As DeblurGAN chose it (Kupyn et al., CVPR 2018); the generator's own, up to 0.1, makes blobs.
+ANXIETY = (0.001, 0.01)
+# How often `photo` blurs how. Some stay sharp, so that a model learns to leave such photos alone.
+PHOTO_BLURS = {"motion": 0.4, "defocus": 0.25, "anisotropic": 0.2, "none": 0.15}
+# Light beyond white, added where the sharp photo is clipped, as in RSBlur (Rim et al., "Realistic
+# Blur Synthesis", ECCV 2022); from below 255, since JPEG makes clipped areas waver by some levels.
+HIGHLIGHT, HIGHLIGHT_LEVEL = (0.25, 1.75), 250
+# Raw noise after Brooks et al., "Unprocessing Images for Learned Raw Denoising", CVPR 2019: its
+# variance is shot * light + read, shot log-uniform, log(read) normal about a line in log(shot). A
+# quarter of it is left, as if binned 2 x 2: cameras denoise, and photos are rarely kept full size.
+SHOT, READ_LOG, BINNING = (1e-4, 0.012), (2.18, 1.20, 0.26), 4
+# Qualities from poor web copies (Real-ESRGAN goes down to 30) to what cameras write; one photo in
+# four is left uncompressed. 4:2:0 JPEG has blocks of 16 pixels, and crops cut them anywhere.
+JPEG_SHARE, JPEG_QUALITY, JPEG_BLOCK_PX = 0.75, (60, 98), 16
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What exactly is done to one photo.
+
+    Args:
+        recipe: one of RECIPES.
+        parameters: all that was drawn, the seeds of path and noise included; JSON types only.
+    """
+
+    recipe: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe that does not exist."""
+        if self.recipe not in RECIPES:
+            raise UsageError(f"No blur recipe {self.recipe!r}; there are {', '.join(RECIPES)}.")
+
+    def to_json(self) -> str:
+        """Return one line of JSON: the same text for the same degradation, always."""
+        content = {"recipe": self.recipe, "parameters": self.parameters}
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Degradation:
+        """Return what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+# === Drawing ===
+
+
+def draw(recipe: str, *, seed: int, key: str) -> Degradation:
+    """Return what `recipe` does to the photo `key` under `seed`."""
+    rng = seeds.generator(seed, key, "blur")
+    if recipe != "photo":
+        return Degradation(recipe, _draw_blur(recipe, rng))
+    kind = str(rng.choice(list(PHOTO_BLURS), p=list(PHOTO_BLURS.values())))
+    return Degradation(recipe, {"blur": {"kind": kind, **_draw_blur(kind, rng)}, **_camera(rng)})
+
+
+def _draw_blur(kind: str, rng: np.random.Generator) -> dict[str, Any]:
+    match kind:
+        case "gaussian":
+            return {"sigma_px": _uniform(rng, SIGMA_PX)}
+        case "anisotropic":
+            sigma_px = [_uniform(rng, SIGMA_PX), _uniform(rng, SIGMA_PX)]
+            return {"sigma_px": sigma_px, "angle_rad": _uniform(rng, (0, math.pi))}
+        case "defocus":
+            return {"radius_px": _uniform(rng, RADIUS_PX)}
+        case "motion":
+            drawn = {"exposure": _uniform(rng, EXPOSURE), "anxiety": _uniform(rng, ANXIETY)}
+            return {**drawn, "path_seed": int(rng.integers(2**32))}
+    return {}
+
+
+def _camera(rng: np.random.Generator) -> dict[str, Any]:
+    shot_log = rng.uniform(*np.log(SHOT))
+    slope, offset, spread = READ_LOG
+    read_log = slope * shot_log + offset + rng.normal(0, spread)
+    compressed = rng.random() < JPEG_SHARE
+    return {
+        "highlight": _uniform(rng, HIGHLIGHT),
+        "shot": float(f"{math.exp(shot_log) / BINNING:.4g}"),
+        "read": float(f"{math.exp(read_log) / BINNING:.4g}"),
+        "noise_seed": int(rng.integers(2**32)),
+        "jpeg_quality": int(rng.integers(*JPEG_QUALITY, endpoint=True)) if compressed else None,
+        "jpeg_phase_px": rng.integers(JPEG_BLOCK_PX, size=2).tolist(),
+    }
+
+
+def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    # Rounded, so that the JSON is readable and yet the whole truth.
+    return round(float(rng.uniform(*bounds)), 4)
+
+
+# === Kernels ===
+
+
+def psf(degradation: Degradation) -> NDArray[np.float32]:
+    """Return the point spread function: (k, k) float32, k odd, not negative, sum 1.
+
+    It is a correlation kernel centred at c = k // 2, as `cv2.filter2D` wants it: blurred[y, x] is
+    the sum of psf[i, j] * sharp[y + i - c, x + j - c]. That of `photo` acts in linear light.
+    """
+    taps = separable(degradation)
+    if taps is not None:
+        return np.outer(taps, taps)
+    drawn: Mapping[str, Any] = degradation.parameters.get("blur", degradation.parameters)
+    match drawn.get("kind", degradation.recipe):
+        case "motion":
+            kernel = _motion(drawn["exposure"], drawn["anxiety"], drawn["path_seed"])
+        case "defocus":
+            kernel = _disk(drawn["radius_px"])
+        case "anisotropic":
+            kernel = _anisotropic(drawn["sigma_px"], drawn["angle_rad"])
+        case _:
+            kernel = np.ones((1, 1))
+    return np.float32(1 / kernel.sum()) * kernel.astype(np.float32)
+
+
+def separable(degradation: Degradation) -> NDArray[np.float32] | None:
+    """Return the (k,) float32 kernel whose outer product with itself is the PSF, if there is one.
+
+    Centred and odd like `psf`. The 14 taps of `box14` lie at -7 to +6, so its last one is 0.
+    """
+    if degradation.recipe == "box14":
+        taps = np.append(np.ones(14), 0)
+    elif degradation.recipe == "gaussian":
+        sigma = degradation.parameters["sigma_px"]
+        taps = np.exp(-0.5 * (_offsets(4 * sigma) / sigma) ** 2)
+    else:
+        return None
+    return np.float32(1 / taps.sum()) * taps.astype(np.float32)
+
+
+def mirror_shift(recipe: str) -> int:
+    """Return s such that a pair stays one when mirrored as sharp[-i], blurred[s - i].
+
+    1 for `box14`, whose even kernel averages i - 7 to i + 6 and so shifts by half a pixel. 0 for
+    the others, as mirroring the kernel makes one that could as well have been drawn.
+    """
+    return int(recipe == "box14")
+
+
+def _offsets(radius_px: float) -> NDArray[np.float64]:
+    reach = math.ceil(radius_px)
+    return np.arange(-reach, reach + 1, dtype=np.float64)
+
+
+def _disk(radius_px: float) -> NDArray[np.float64]:
+    x = _offsets(radius_px + 0.5)
+    # Antialiased: the rim falls from 1 to 0 over one pixel, so the radius acts continuously.
+    return np.clip(radius_px + 0.5 - np.hypot(x, x[:, None]), 0, 1)
+
+
+def _anisotropic(sigma_px: list[float], angle_rad: float) -> NDArray[np.float64]:
+    x = _offsets(4 * max(sigma_px))
+    y = x[:, None]
+    u = math.cos(angle_rad) * x + math.sin(angle_rad) * y
+    v = math.cos(angle_rad) * y - math.sin(angle_rad) * x
+    return np.exp(-0.5 * ((u / sigma_px[0]) ** 2 + (v / sigma_px[1]) ** 2))
+
+
+def _motion(exposure: float, anxiety: float, path_seed: int) -> NDArray[np.float64]:
+    """Return the PSF of a hand-held exposure, the time that a shaken path spends at each pixel.
+
+    After Boracchi & Foi, "Modeling the Performance of Image Restoration from Motion Blur", IEEE TIP
+    21(8), 2012, and its authors' generator: a particle of constant speed is turned by Gaussian
+    jolts, drawn back to where it began, and at times thrown into reverse.
+    """
+    rng = np.random.default_rng(path_seed)
+    pull, jolt, reversal = rng.random(3) * (0.7, 10.0, 0.2)
+    heading = math.tau * rng.random()
+    jolts = (jolt * rng.normal(size=(PATH_STEPS, 2))).tolist()
+    events = rng.random((PATH_STEPS, 2)).tolist()
+    speed = PATH_PX / (PATH_STEPS - 1)
+    position, velocity = 0j, speed * complex(math.cos(heading), math.sin(heading))
+    path = [position]
+    # Each step needs the one before; Python's complex numbers are faster at that than NumPy's.
+    for step in range(round(exposure * PATH_STEPS)):
+        turn = anxiety * speed * (complex(*jolts[step]) - pull * position)
+        if events[step][0] < reversal * anxiety:
+            bend = math.pi + events[step][1] - 0.5
+            turn += 2 * velocity * complex(math.cos(bend), math.sin(bend))
+        velocity += turn
+        velocity *= speed / abs(velocity)
+        position += velocity
+        path.append(position)
+    return _rasterise(np.array(path))
+
+
+def _rasterise(path: NDArray[np.complex128]) -> NDArray[np.float64]:
+    # Centred on its centroid, so that the blur does not also move the photo; each point is shared
+    # bilinearly by four pixels, which keeps the centroid exactly.
+    points = np.stack([path.imag, path.real])
+    points -= points.mean(axis=1, keepdims=True)
+    reach = int(np.abs(points).max()) + 1
+    corner = np.floor(points).astype(int)
+    (wy, wx), (y, x) = points - corner, corner + reach
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    for dy, weight_y in enumerate((1 - wy, wy)):
+        for dx, weight_x in enumerate((1 - wx, wx)):
+            np.add.at(kernel, (y + dy, x + dx), weight_y * weight_x)
+    return kernel
+
+
+# === Carrying it out ===
+
+
+def degrade(sharp: NDArray[np.uint8], degradation: Degradation) -> NDArray[np.uint8]:
+    """Return `sharp`, (H, W, 3) uint8 RGB, as the degradation leaves it, of the same shape."""
+    if sharp.dtype != np.uint8 or sharp.ndim != 3 or sharp.shape[2] != 3:
+        raise ValueError(f"want (H, W, 3) uint8, got {sharp.shape} {sharp.dtype}")
+    if degradation.recipe == "photo":
+        return _photograph(sharp, degradation)
+    blurred: NDArray[np.uint8]
+    if degradation.recipe == "box14":
+        blurred = cv2.blur(sharp, (14, 14), borderType=cv2.BORDER_REFLECT_101)
+    else:
+        # In float32: on 8 bits OpenCV would round the kernel as well.
+        blurred = cv2.convertScaleAbs(_filter(sharp.astype(np.float32), degradation))
+    return blurred
+
+
+def _filter(picture: NDArray[np.float32], degradation: Degradation) -> NDArray[np.float32]:
+    filtered: NDArray[np.float32]
+    taps = separable(degradation)
+    if taps is not None:
+        filtered = cv2.sepFilter2D(picture, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
+    else:
+        filtered = cv2.filter2D(picture, -1, psf(degradation), borderType=cv2.BORDER_REFLECT_101)
+    # Large kernels go through the DFT, which may leave a zero slightly below zero.
+    return np.maximum(filtered, 0)
+
+
+def _photograph(sharp: NDArray[np.uint8], degradation: Degradation) -> NDArray[np.uint8]:
+    # Light adds up linearly, before the camera clips and encodes it. Blurring display values would
+    # dim the streaks of lamps, and models trained on that do worse on real photos (RSBlur).
+    drawn = degradation.parameters
+    light = _LIGHT[sharp]
+    light[sharp >= HIGHLIGHT_LEVEL] += drawn["highlight"]
+    light = _filter(light, degradation)
+    noise = np.random.default_rng(drawn["noise_seed"]).standard_normal(light.shape, np.float32)
+    light += np.sqrt(np.float32(drawn["shot"]) * light + np.float32(drawn["read"])) * noise
+    light = np.clip(light, 0, 1)
+    # sRGB, IEC 61966-2-1.
+    display = np.where(light <= 0.0031308, 12.92 * light, 1.055 * cv2.pow(light, 1 / 2.4) - 0.055)
+    blurred: NDArray[np.uint8] = cv2.convertScaleAbs(display, alpha=255)
+    if drawn["jpeg_quality"] is None:
+        return blurred
+    return _jpeg(blurred, drawn["jpeg_quality"], *drawn["jpeg_phase_px"])
+
+
+def _jpeg(picture: NDArray[np.uint8], quality: int, top: int, left: int) -> NDArray[np.uint8]:
+    padded = cv2.copyMakeBorder(picture, top, 0, left, 0, cv2.BORDER_REFLECT_101)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(padded, cv2.COLOR_RGB2BGR), options)
+    decoded = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(decoded[top:, left:])
+
+
+def noise_variance(degradation: Degradation) -> float:
+    """Return the variance of all that is not blur, in units of [0, 1]² of display values.
+
+    Rounding to 8 bits, and for `photo` the sensor's noise at mid-grey and the error of JPEG.
+    """
+    variance = 1 / 12 / 255**2
+    if degradation.recipe == "photo":
+        drawn = degradation.parameters
+        variance += _MID_SLOPE**2 * (drawn["shot"] * _MID_LIGHT + drawn["read"])
+        if drawn["jpeg_quality"] is not None:
+            # Fitted to 30 blurred BSDS500 crops with little noise: 19.3 levels² at quality 60, 10.6
+            # at 80, 5.7 at 90, 2.2 at 98; the line is within 0.4 of them.
+            variance += (47.3 - 0.46 * drawn["jpeg_quality"]) / 255**2
+    return float(variance)
+
+
+_DISPLAY = np.arange(256) / 255
+_LIGHT: NDArray[np.float32] = np.where(
+    _DISPLAY <= 0.04045, _DISPLAY / 12.92, ((_DISPLAY + 0.055) / 1.055) ** 2.4
+).astype(np.float32)
+_MID_LIGHT, _MID_SLOPE = float(_LIGHT[128]), 1 / 255 / float(_LIGHT[129] - _LIGHT[128])

@@ -1,0 +1,223 @@
+"""The baselines that need no network: unsharp masking, and Wiener filters that know the blur.
+
+The Wiener filters are told the kernel and the noise, which no photo tells; a model that restores
+blindly and comes near them does well. They are as good as linear filters get here, because of what
+textbook versions leave out, each measured on 16 to 60 crops of BSDS500:
+
+* The borders. Filters that take the photo for periodic lose to the blurred photo itself.
+* The colours. Luma and two colour differences are all but uncorrelated in photos, and the latter
+  have less than a hundredth of its power, so each has its own prior: `box14` 27.17 instead of
+  26.24 dB, `defocus` 1.6 dB more.
+* The prior is the power spectrum of photos, not one constant for all frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# An orthonormal basis of RGB: luma, red - blue, green - magenta. Ohta, Kanade & Sakai, "Color
+# information for region segmentation", 1980, found it near the principal axes of photos' colours.
+_OPPONENT: NDArray[np.float32] = np.array(
+    [[3**-0.5] * 3, [2**-0.5, 0, -(2**-0.5)], [6**-0.5, -2 * 6**-0.5, 6**-0.5]], np.float32
+)
+
+# The power of photos falls with the square of the frequency: Field, "Relations between the
+# statistics of natural images and the response properties of cortical cells", 1987. This is the
+# power of the opponent channels times that square (cycles a pixel); 80 photos of BSDS500.
+_NATURAL_POWER = np.array([1.07e-3, 2.5e-6, 1.5e-6])
+
+# As how many times its variance `wiener` takes the noise while it corrects the borders. 16 crops
+# with motion blur: 27.1 dB without correction, 32.3 from 100 down, 34.5 from 1000 down.
+_CAUTION = (1000, 100, 10)
+
+
+def unsharp(
+    blurred: NDArray[np.float32], sigma: float = 5.0, amount: float = 1.0
+) -> NDArray[np.float32]:
+    """Return the photo plus `amount` times its difference from a Gaussian blur of `sigma` pixels.
+
+    (H, W, 3) float32 in [0, 1], in and out.
+    """
+    low: NDArray[np.float32] = cv2.GaussianBlur(
+        blurred, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101
+    )
+    sharpened: NDArray[np.float32] = blurred + np.float32(amount) * (blurred - low)
+    return np.clip(sharpened, 0, 1)
+
+
+@dataclass(frozen=True)
+class SeparableWiener:
+    """The Wiener filter of a separable blur with reflect-101 borders, exact to the last pixel.
+
+    On a square photo such a blur is Y = B X Bᵀ + noise in each channel, with one (n, n) matrix B
+    that holds the kernel and the border rule. The singular value decomposition B = U S Vᵀ makes it
+    diagonal, Uᵀ Y U = S (Vᵀ X V) S + noise, and each coefficient is then estimated by itself, with
+    the mean square that it has in sharp photos as its prior. Use `fit`; a call restores a photo.
+
+    Args:
+        analysis: (n, n) float32, Uᵀ.
+        gain: (3, n, n) float32, the Wiener gain of each coefficient of the three opponent channels.
+        synthesis: (n, n) float32, V.
+    """
+
+    analysis: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    synthesis: NDArray[np.float32]
+
+    @classmethod
+    def fit(
+        cls,
+        kernel_1d: NDArray[np.float32],
+        sharps: Iterable[NDArray[np.uint8]],
+        noise_variance: float,
+    ) -> SeparableWiener:
+        """Return the filter for a kernel, for photos like `sharps`.
+
+        Args:
+            kernel_1d: (k,) correlation kernel, k odd, centred at k // 2, as of `blur.separable`.
+            sharps: sharp photos, (n, n, 3) uint8 RGB, all of one size; a hundred are enough.
+            noise_variance: in units of [0, 1]², as of `blur.noise_variance`.
+        """
+        photos = iter(sharps)
+        first = next(photos, None)
+        if first is None:
+            raise ValueError("no sharp photo to take the prior from")
+        size = len(first)
+        left, singular, right = np.linalg.svd(_operator(kernel_1d, size))
+        power, count = np.zeros((3, size, size)), 0
+        for sharp in chain([first], photos):
+            if sharp.shape != (size, size, 3):
+                raise ValueError(f"want photos of {(size, size, 3)}, got {sharp.shape}")
+            power += (right @ _to_opponent(sharp / 255) @ right.T) ** 2
+            count += 1
+        response = np.outer(singular, singular)
+        signal = response * (power / count)
+        gain = signal / (response * signal + noise_variance)
+        return cls(*(m.astype(np.float32) for m in (left.T, gain, right.T)))
+
+    def __call__(self, blurred: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the restored photo: (n, n, 3) float32 in [0, 1], in and out.
+
+        float32 throughout: the same 27.172 dB as float64 on 60 crops, in half its time (3 ms).
+        """
+        if blurred.shape != (len(self.analysis), len(self.analysis), 3):
+            raise ValueError(
+                f"fitted for photos of {len(self.analysis)} pixels each way, got {blurred.shape}"
+            )
+        seen = self.analysis @ _to_opponent(blurred.astype(np.float32)) @ self.analysis.T
+        restored = self.synthesis @ (self.gain * seen) @ self.synthesis.T
+        return _to_rgb(restored)
+
+
+def power_spectrum(sharps: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return the prior for `wiener` on photos of one size: their mean power spectrum.
+
+    Args:
+        sharps: sharp photos, (H, W, 3) uint8 RGB, all of one size.
+
+    Returns:
+        (3, 2 H - 2, W) float32: of each opponent channel of the mirrored photos, scaled such that
+        white noise of variance v has power v at every frequency.
+    """
+    power, count = np.zeros(1), 0
+    for sharp in sharps:
+        mirrored = _mirror(_to_opponent((sharp / 255).astype(np.float32)))
+        power = power + np.abs(np.fft.rfft2(mirrored)) ** 2 / mirrored[0].size
+        count += 1
+    if not count:
+        raise ValueError("no sharp photo to take the power spectrum from")
+    return (power / count).astype(np.float32)
+
+
+def wiener(
+    blurred: NDArray[np.float32],
+    psf: NDArray[np.float32],
+    noise_variance: float,
+    prior: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Return the photo restored by the Wiener filter of any known PSF.
+
+    The photo is mirrored (reflect-101) to a torus of 2 H - 2 by 2 W - 2, on which the blur is a
+    product of spectra if the PSF is its own mirror image. If not, its mirror images were blurred
+    otherwise: they are replaced by those of an estimate, blurred by the PSF, a few times over with
+    falling caution.
+
+    Args:
+        blurred: (H, W, 3) float32 in [0, 1].
+        psf: (k, k) correlation kernel, k odd, centred at k // 2, as of `blur.psf`.
+        noise_variance: in units of [0, 1]², as of `blur.noise_variance`.
+        prior: of `power_spectrum`, for photos of this size. Defaults to natural photos' 1 / f².
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+    """
+    height, width = blurred.shape[:2]
+    grid = (2 * height - 2, 2 * width - 2)
+    if min(grid) < max(psf.shape):
+        raise ValueError(f"photo {blurred.shape} is too small for a PSF of {psf.shape}")
+    if prior is None:
+        prior = _natural_prior(grid)
+    elif prior.shape != (3, grid[0], width):
+        raise ValueError(f"want a prior of {(3, grid[0], width)}, got {prior.shape}")
+    transfer = _transfer(psf, grid)
+    power, matched = np.abs(transfer) ** 2 * prior, np.conj(transfer) * prior
+    seen = _to_opponent(blurred.astype(np.float32))
+
+    def estimate(torus: NDArray, caution: float) -> NDArray[np.float32]:
+        gain = matched / (power + caution * float(noise_variance))
+        opponent = np.fft.irfft2(np.fft.rfft2(torus) * gain, s=grid)
+        return _to_rgb(opponent[:, :height, :width])
+
+    torus: NDArray = _mirror(seen)
+    symmetric = np.array_equal(psf, psf[::-1]) and np.array_equal(psf, psf[:, ::-1])
+    for caution in () if symmetric else _CAUTION:
+        mirrored = _mirror(_to_opponent(estimate(torus, caution)))
+        torus = np.fft.irfft2(np.fft.rfft2(mirrored) * transfer, s=grid)
+        torus[:, :height, :width] = seen
+    return estimate(torus, 1)
+
+
+def _operator(kernel_1d: NDArray[np.float32], size: int) -> NDArray[np.float64]:
+    """Return the (size, size) matrix that blurs a column: what the blur makes of the identity."""
+    column = kernel_1d.astype(np.float64)[:, None]
+    operator: NDArray[np.float64] = cv2.filter2D(
+        np.eye(size), -1, column / column.sum(), borderType=cv2.BORDER_REFLECT_101
+    )
+    return operator
+
+
+def _transfer(psf: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.complex64]:
+    padded = np.zeros(grid, np.float32)
+    padded[: psf.shape[0], : psf.shape[1]] = psf
+    centred = np.roll(padded, (-(psf.shape[0] // 2), -(psf.shape[1] // 2)), (0, 1))
+    # Conjugate, because the PSF correlates.
+    return np.conj(np.fft.rfft2(centred)).astype(np.complex64)
+
+
+def _natural_prior(grid: tuple[int, int]) -> NDArray[np.float32]:
+    frequency = np.hypot(np.fft.fftfreq(grid[0])[:, None], np.fft.rfftfreq(grid[1]))
+    frequency[0, 0] = 1 / max(grid)
+    return (_NATURAL_POWER[:, None, None] / frequency**2).astype(np.float32)
+
+
+def _to_opponent(rgb: NDArray) -> NDArray:
+    """Return (3, H, W) opponent channels of (H, W, 3) RGB."""
+    return np.ascontiguousarray(np.moveaxis(rgb @ _OPPONENT.T, 2, 0))
+
+
+def _to_rgb(opponent: NDArray) -> NDArray[np.float32]:
+    """Return (H, W, 3) RGB in [0, 1] of (3, H, W) opponent channels."""
+    rgb: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(opponent, 0, 2)) @ _OPPONENT
+    return np.clip(rgb, 0, 1)
+
+
+def _mirror(channels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (3, H, W) channels mirrored to a torus of (3, 2 H - 2, 2 W - 2)."""
+    height, width = channels.shape[1:]
+    return np.pad(channels, ((0, 0), (0, height - 2), (0, width - 2)), mode="reflect")

@@ -1,0 +1,92 @@
+"""Restorer: loads once; photos in, photos out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deblur import tiles
+from deblur.models import Model
+from deblur.networks import network
+
+# Tiles a call of the network. Measured on 2 cores with bfloat16 (tests/benchmarks/restore.py): see README.
+TILE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything besides the model and the photo that a restored pixel depends on."""
+
+    policy: str
+    tile_px: int
+    overlap_px: int
+    tile_batch: int
+
+
+class Restorer:
+    """Restores photos of any size by overlapping tiles.
+
+    The network is always called with the same number of tiles, filled up with black ones, so that a photo gives the same
+    pixels alone and in any company. Tiles of successive photos share a call.
+
+    Args:
+        model: a model loaded in `policy`.
+        policy: its Keras dtype policy.
+        tile_batch: tiles a call.
+    """
+
+    def __init__(self, model: Model, policy: str, tile_batch: int = TILE_BATCH) -> None:
+        shape = network(model.card.network)
+        self.settings = Settings(policy, shape.tile_px, shape.overlap_px, tile_batch)
+        self._call = compiled(model.generator)
+
+    def restore(self, photos: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the restored pixels of each photo, in order, as soon as they are whole.
+
+        Args:
+            photos: (H, W, 3) uint8 or uint16 arrays. They are drawn from when tiles are needed.
+        """
+        size = self.settings.tile_px
+        batch = np.zeros((self.settings.tile_batch, size, size, 3), np.float32)
+        pending: deque[tiles.Merger] = deque()
+        owners: list[tiles.Merger] = []
+        for photo in photos:
+            layout = tiles.plan(*photo.shape[:2], tile_px=size, overlap_px=self.settings.overlap_px)
+            merger = tiles.Merger(layout, photo.dtype)
+            pending.append(merger)
+            scale = np.float32(1 / np.iinfo(photo.dtype).max)
+            for tile in tiles.split(photo, layout):
+                np.multiply(tile, scale, out=batch[len(owners)])
+                owners.append(merger)
+                if len(owners) == len(batch):
+                    self._flush(batch, owners)
+            while pending and pending[0].full:
+                yield pending.popleft().result()
+        if owners:
+            batch[len(owners) :] = 0
+            self._flush(batch, owners)
+        while pending:
+            yield pending.popleft().result()
+
+    def _flush(self, batch: np.ndarray, owners: list[tiles.Merger]) -> None:
+        restored = self._call(batch)
+        for merger, tile in zip(owners, restored, strict=False):
+            merger.add(tile)
+        owners.clear()
+
+
+def compiled(generator: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the generator as a function of float32 arrays, traced once for each shape, without dropout."""
+    import tensorflow as tf
+
+    graph = tf.function(lambda batch: generator(batch, training=False))
+
+    def call(batch: np.ndarray) -> np.ndarray:
+        restored: np.ndarray = graph(tf.constant(batch)).numpy()
+        return restored
+
+    return call

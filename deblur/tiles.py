@@ -1,0 +1,132 @@
+"""Split, taper, merge: the identity when nothing is done in between.
+
+Tiles of one size overlap; in an overlap each fades into the next by a linear ramp. The ramps are a partition of unity
+(they sum to one at every pixel), so nothing has to be normalised afterwards. Merging goes band by band from the top: a
+photo of any height holds one band of float32 rows besides its own pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tiles of one photo lie.
+
+    Attributes:
+        height, width: the photo's size in pixels.
+        tile_px: side of the square tiles.
+        rows, columns: top and left edges of the tiles, ascending, in the padded photo's coordinates.
+        padding: (top, bottom, left, right) pixels of reflected border that make a small photo as large as a tile.
+    """
+
+    height: int
+    width: int
+    tile_px: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    padding: tuple[int, int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+
+def plan(height: int, width: int, *, tile_px: int, overlap_px: int) -> Layout:
+    """Lay the fewest evenly spaced tiles that overlap by at least `overlap_px`.
+
+    Raises:
+        ValueError: if a size is not positive, or the overlap is more than half a tile (three tiles would meet).
+    """
+    if height < 1 or width < 1 or not 0 <= overlap_px <= tile_px // 2:
+        raise ValueError(f"height={height}, width={width}, tile_px={tile_px}, overlap_px={overlap_px}")
+    rows, top, bottom = _axis(height, tile_px, overlap_px)
+    columns, left, right = _axis(width, tile_px, overlap_px)
+    return Layout(height, width, tile_px, rows, columns, (top, bottom, left, right))
+
+
+def _axis(length: int, tile_px: int, overlap_px: int) -> tuple[tuple[int, ...], int, int]:
+    if length <= tile_px:
+        before = (tile_px - length) // 2
+        return (0,), before, tile_px - length - before
+    span = length - tile_px
+    count = 1 + -(-span // (tile_px - overlap_px))
+    return tuple(index * span // (count - 1) for index in range(count)), 0, 0
+
+
+def ramps(starts: tuple[int, ...], tile_px: int) -> np.ndarray:
+    """Return the (len(starts), tile_px) float32 weights along one axis. At each pixel they sum to one."""
+    weights = np.ones((len(starts), tile_px), np.float32)
+    for index in range(len(starts) - 1):
+        overlap = starts[index] + tile_px - starts[index + 1]
+        # Samples of a ramp at pixel centres: never 0 or 1, and the falling one is exactly one minus the rising one.
+        rising = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
+        weights[index + 1, :overlap] = rising
+        weights[index, tile_px - overlap :] = 1 - rising
+    return weights
+
+
+def split(pixels: np.ndarray, layout: Layout) -> Iterator[np.ndarray]:
+    """Yield the (tile_px, tile_px, C) tiles row by row: views where the photo is no smaller than a tile."""
+    top, bottom, left, right = layout.padding
+    if any(layout.padding):
+        # Reflection repeats for photos that are much smaller than a tile; "symmetric" also serves a side of one pixel.
+        mode = "reflect" if min(layout.height, layout.width) > 1 else "symmetric"
+        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode=mode)
+    size = layout.tile_px
+    for y in layout.rows:
+        for x in layout.columns:
+            yield pixels[y : y + size, x : x + size]
+
+
+class Merger:
+    """Takes tiles in the order of `split` and fills the photo, band by band.
+
+    Args:
+        layout: where the tiles lie.
+        dtype: uint8 or uint16; tiles in [0, 1] are scaled to its range and rounded.
+    """
+
+    def __init__(self, layout: Layout, dtype: np.dtype | type) -> None:
+        self._layout = layout
+        self._scale = np.float32(np.iinfo(dtype).max)
+        self._across = ramps(layout.columns, layout.tile_px)[:, None, :, None]
+        self._down = ramps(layout.rows, layout.tile_px)[:, :, None, None]
+        width = layout.columns[-1] + layout.tile_px
+        self._band = np.zeros((layout.tile_px, width, 3), np.float32)
+        self._pixels = np.empty((layout.rows[-1] + layout.tile_px, width, 3), dtype)
+        self._count = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether every tile has been added."""
+        return self._count == len(self._layout)
+
+    def add(self, tile: np.ndarray) -> None:
+        """Add the next tile, (tile_px, tile_px, 3) float32 in [0, 1]."""
+        row, column = divmod(self._count, len(self._layout.columns))
+        x, size = self._layout.columns[column], self._layout.tile_px
+        self._band[:, x : x + size] += tile * (self._down[row] * self._across[column])
+        self._count += 1
+        if column == len(self._layout.columns) - 1:
+            self._finish(row)
+
+    def _finish(self, row: int) -> None:
+        """Write the band's rows that no later tile touches, and move the rest up."""
+        top = self._layout.rows[row]
+        done = self._layout.tile_px if self.full else self._layout.rows[row + 1] - top
+        ready = self._band[:done] * self._scale
+        np.clip(np.rint(ready, out=ready), 0, self._scale, out=ready)
+        self._pixels[top : top + done] = ready
+        self._band[: self._layout.tile_px - done] = self._band[done:].copy()
+        self._band[self._layout.tile_px - done :] = 0
+
+    def result(self) -> np.ndarray:
+        """Return the (H, W, 3) photo without its padding. Raises ValueError while tiles are missing."""
+        if not self.full:
+            raise ValueError(f"{self._count} of {len(self._layout)} tiles were added")
+        top, _, left, _ = self._layout.padding
+        return self._pixels[top : top + self._layout.height, left : left + self._layout.width]

@@ -1,0 +1,346 @@
+"""Photos -> blurred/sharp pairs. Plan shards, map them over workers, account for every photo.
+
+    deblur preprocess places365/ pairs/ --categories castle,forest,mountain,skyscraper
+
+A shard holds up to 64 pairs. Which photos it holds is decided before any work starts, so that any number of workers
+writes the same bytes, and a rerun makes only the shards that are missing. Photos that are rejected are replaced by the
+next ones of their category, in further shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deblur import pairs, places365
+from deblur.errors import PhotoError, UsageError
+from deblur.storage import Store, open_store, reason
+from jobs.runtime import JobOptions, Progress, cluster, counts, note, warn
+
+SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
+_FETCH_THREADS = 8  # of each worker: hides a store's latency of some 30 ms behind 10 ms of work a photo
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Make blurred/sharp pairs from photos, in Parquet.
+
+    Example: `deblur preprocess photos/ pairs/ --train 250 --test 150 --blur box14`
+    """
+
+    source: str
+    "Sharp photos: places365 as distributed, a folder a category, or any tree. Folder or s3://bucket/prefix."
+    pairs: str
+    "Where the pairs go. Folder or s3://bucket/prefix."
+    categories: str = ""
+    "Comma-separated categories; none means all. `forest` takes nested ones (forest/broadleaf) with it."
+    train: int = 250
+    "Training photos a category."
+    test: int = 150
+    "Test photos a category."
+    size: int = 256
+    "Side of the centre crop in pixels."
+    blur: str = "box14"
+    "Recipe: box14 (the report's), gaussian, motion, defocus, or photo (a realistic mixture)."
+    seed: int = 0
+    "Decides the selection and every drawn blur."
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work: the photos that one file holds."""
+
+    name: str
+    split: str
+    photos: tuple[tuple[str, str], ...]  # (key, category)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Make the pairs and return the summary."""
+    _check(options)
+    source, destination = open_store(options.source), open_store(options.pairs)
+    note(f"listing {source.uri}")
+    pools, duplicates, ignored = select(source, options)
+    plan_id = _plan_id(options, pools)
+    _refuse_other_pairs(destination, plan_id)
+    destination.make_ready()
+
+    made: dict[str, pairs.ShardFacts] = {}
+    rejected = [(key, split, why) for key, (split, why) in duplicates.items()]
+    total = sum(pool.wanted for pool in pools)
+    with cluster(options), Progress("preprocess", total, "photos") as progress:
+        taken = dict.fromkeys(pools, 0)
+        wanted = {pool: pool.wanted for pool in pools}
+        while any(wanted.values()):
+            shards = list(plan(pools, taken, wanted, made))
+            splits = {key: shard.split for shard in shards for key, _ in shard.photos}
+            results = dict(_make(shards, source, destination, options, plan_id, progress))
+            made |= results
+            failed = {key: why for facts in results.values() for key, why in facts.rejected.items()}
+            rejected += [(key, splits[key], why) for key, why in failed.items()]
+            for pool in pools:
+                tried = pool.keys[taken[pool] : taken[pool] + wanted[pool]]
+                taken[pool] += len(tried)
+                # The next round replaces what was rejected, as far as the category has more.
+                wanted[pool] = min(sum(key in failed for key in tried), len(pool.keys) - taken[pool])
+            progress.total = progress.done + sum(wanted.values())
+
+    dataset = _account(options, source, destination, plan_id, made, rejected)
+    _warn_of_shortage(options, dataset, rejected, ignored)
+    return {
+        "job": "preprocess",
+        "pairs": destination.uri,
+        "train": dataset.total("train"),
+        "test": dataset.total("test"),
+        "by_category": dataset.counts,
+        "rejected": dataset.rejected,
+        "recipe": dataset.recipe,
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+# === Plan ===
+
+
+def select(
+    source: Store, options: Options
+) -> tuple[list[places365.Pool], dict[str, tuple[str, str]], int]:
+    """Return the pools of photos, those left out as copies (key -> (split, reason)), and how many files are no photos."""
+    entries = {entry.key: entry for entry in source.list()}
+    lists = {
+        key: source.read(key).decode() for key in entries if key.rsplit("/", 1)[-1] in places365.LIST_FILES
+    }
+    candidates = places365.candidates(entries, lists)
+    if not candidates:
+        raise UsageError(
+            f"{source.uri} has no photos: {len(entries)} files, none of which ends in "
+            f"{', '.join(sorted(places365.PHOTO_EXTENSIONS))}"
+        )
+    wanted = [name.strip() for name in options.categories.split(",") if name.strip()]
+    chosen = places365.choose(candidates, wanted)
+    pools = places365.pools(chosen, train=options.train, test=options.test, seed=options.seed)
+    sizes = {key: entries[key].size_bytes for pool in pools for key in pool.keys}
+    pools, duplicates = _without_copies(pools, _contents(source, sizes))
+    photos = sum(map(places365.is_photo, entries))
+    note(
+        f"{photos} photos; chose {sum(pool.wanted for pool in pools if pool.split == 'train')} to train on "
+        f"and {sum(pool.wanted for pool in pools if pool.split == 'test')} to test on"
+    )
+    return pools, duplicates, len(entries) - photos - len(lists)
+
+
+def _contents(source: Store, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return the SHA-256 of the photos that may have a copy: those of the same size in bytes as another."""
+    by_size = defaultdict(list)
+    for key, size in sizes.items():
+        by_size[size].append(key)
+    suspects = [key for keys in by_size.values() if len(keys) > 1 for key in keys]
+
+    def digest(key: str) -> str:
+        try:
+            return hashlib.sha256(source.read(key)).hexdigest()
+        except OSError:
+            return ""  # whoever makes its pair says why it cannot be read
+
+    with ThreadPoolExecutor(_FETCH_THREADS) as threads:
+        return {key: text for key, text in zip(suspects, threads.map(digest, suspects), strict=True) if text}
+
+
+def _without_copies(
+    pools: Sequence[places365.Pool], contents: Mapping[str, str]
+) -> tuple[list[places365.Pool], dict[str, tuple[str, str]]]:
+    """Keep one of each content, a test photo before a training photo, so that no test photo is ever trained on."""
+    owner: dict[str, str] = {}
+    copies: dict[str, tuple[str, str]] = {}
+    for pool in sorted(pools, key=lambda pool: pool.split == "train"):
+        for key in pool.keys:
+            if content := contents.get(key):
+                first = owner.setdefault(content, key)
+                if first != key:
+                    copies[key] = (pool.split, f"same content as {first}")
+    kept = []
+    for pool in pools:
+        keys = tuple(key for key in pool.keys if key not in copies)
+        if keys:
+            kept.append(places365.Pool(pool.category, pool.split, keys, min(pool.wanted, len(keys))))
+    return kept, copies
+
+
+def plan(
+    pools: Sequence[places365.Pool],
+    taken: Mapping[places365.Pool, int],
+    wanted: Mapping[places365.Pool, int],
+    made: Mapping[str, pairs.ShardFacts],
+) -> Iterator[Shard]:
+    """Yield the shards of one round: the next wanted photos of each pool, categories in turn."""
+    for split in ("train", "test"):
+        columns = [
+            [(key, pool.category) for key in pool.keys[taken[pool] : taken[pool] + wanted[pool]]]
+            for pool in pools
+            if pool.split == split
+        ]
+        length = max(map(len, columns), default=0)
+        photos = [column[index] for index in range(length) for column in columns if index < len(column)]
+        first = sum(name.startswith(f"{split}/") for name in made)
+        for number, start in enumerate(range(0, len(photos), SHARD_PAIRS), start=first):
+            yield Shard(f"{split}/{number:05d}.parquet", split, tuple(photos[start : start + SHARD_PAIRS]))
+
+
+def _plan_id(options: Options, pools: Sequence[places365.Pool]) -> str:
+    """Return a hash of everything that decides the bytes of the shards."""
+    decisive = [
+        pairs.SCHEMA_VERSION, options.blur, options.size, options.seed, SHARD_PAIRS, [asdict(pool) for pool in pools],
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(decisive).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _refuse_other_pairs(destination: Store, plan_id: str) -> None:
+    try:
+        names = pairs.shards(destination, "train") + pairs.shards(destination, "test")
+    except UsageError:
+        return  # nothing there yet
+    for name in names[:1]:
+        facts = pairs.shard_facts(destination, name)
+        if facts is not None and facts.plan_id != plan_id:
+            raise UsageError(
+                f"{destination.uri} holds pairs made with other options or from other photos; "
+                "give another place, or empty this one"
+            )
+
+
+# === Map ===
+
+
+def _make(
+    shards: Sequence[Shard], source: Store, destination: Store, options: Options, plan_id: str, progress: Progress
+) -> Iterator[tuple[str, pairs.ShardFacts]]:
+    """Make the shards that are missing, on all workers, and yield what each says of itself."""
+    import ray.data
+
+    missing = []
+    for shard in shards:
+        facts = pairs.shard_facts(destination, shard.name)
+        if facts is not None and facts.plan_id == plan_id:
+            progress.advance(len(shard.photos))
+            yield shard.name, facts
+        else:
+            missing.append({"shard": shard})
+    if not missing:
+        return
+    maker = ShardMaker(source, destination, options, plan_id)
+    dataset = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+        maker, batch_size=None, zero_copy_batch=True, num_cpus=1
+    )
+    for row in dataset.iter_rows():
+        progress.advance(row["photos"])
+        yield row["name"], pairs.ShardFacts(**json.loads(row["facts"]))
+
+
+class ShardMaker:
+    """Makes one shard: fetch by threads, decode, crop, blur, code, put."""
+
+    def __init__(self, source: Store, destination: Store, options: Options, plan_id: str) -> None:
+        self._source, self._destination = source, destination
+        self._options, self._plan_id = options, plan_id
+
+    def __call__(self, batch: Mapping[str, Sequence[Shard]]) -> dict[str, list[Any]]:
+        """Make the shards of a batch and return a row about each."""
+        rows: dict[str, list[Any]] = {"name": [], "photos": [], "facts": []}
+        for shard in batch["shard"]:
+            facts = self.make(shard)
+            rows["name"].append(shard.name)
+            rows["photos"].append(len(shard.photos))
+            rows["facts"].append(json.dumps(asdict(facts)))
+        return rows
+
+    def make(self, shard: Shard) -> pairs.ShardFacts:
+        """Make one shard and write it."""
+        import cv2
+
+        cv2.setNumThreads(1)  # one worker, one core: the workers are the parallelism
+        done: list[pairs.Pair] = []
+        rejected: dict[str, str] = {}
+        with ThreadPoolExecutor(_FETCH_THREADS) as threads:
+            fetched = threads.map(self._fetch, [key for key, _ in shard.photos])
+            for (key, category), data in zip(shard.photos, fetched, strict=True):
+                try:
+                    if isinstance(data, OSError):
+                        raise PhotoError(f"cannot be read: {reason(data)}")
+                    done.append(
+                        pairs.make_pair(
+                            data, key=key, category=category, recipe=self._options.blur,
+                            seed=self._options.seed, size_px=self._options.size,
+                        )
+                    )  # fmt: skip
+                except PhotoError as error:
+                    rejected[key] = str(error)
+        return pairs.write_shard(self._destination, shard.name, done, rejected, self._plan_id)
+
+    def _fetch(self, key: str) -> bytes | OSError:
+        try:
+            return self._source.read(key)
+        except OSError as error:
+            return error
+
+
+# === Account ===
+
+
+def _account(
+    options: Options,
+    source: Store,
+    destination: Store,
+    plan_id: str,
+    made: Mapping[str, pairs.ShardFacts],
+    rejected: Sequence[tuple[str, str, str]],
+) -> pairs.Dataset:
+    totals: dict[str, dict[str, int]] = {"train": {}, "test": {}}
+    for name, facts in sorted(made.items()):
+        split = totals[name.split("/")[0]]
+        for category, count in facts.categories.items():
+            split[category] = split.get(category, 0) + count
+    if not any(totals["train"].values()) and not any(totals["test"].values()):
+        reasons = "; ".join(f"{key}: {why}" for key, _, why in rejected[:3])
+        raise UsageError(f"none of the {len(rejected)} photos of {source.uri} can be used: {reasons}")
+    dataset = pairs.Dataset(
+        source=source.uri,
+        recipe=options.blur,
+        seed=options.seed,
+        size_px=options.size,
+        counts={split: dict(sorted(count.items())) for split, count in totals.items()},
+        rejected=len(rejected),
+        fingerprint=f"{sum(int(facts.fingerprint, 16) for facts in made.values()) % (1 << 256):064x}",
+        plan_id=plan_id,
+    )
+    pairs.write_rejected(destination, rejected)
+    pairs.write_dataset(destination, dataset)
+    return dataset
+
+
+def _warn_of_shortage(
+    options: Options, dataset: pairs.Dataset, rejected: Sequence[tuple[str, str, str]], ignored: int
+) -> None:
+    for split, wanted in (("train", options.train), ("test", options.test)):
+        short = {name: count for name, count in dataset.counts[split].items() if count < wanted}
+        if short:
+            warn(f"fewer than the {wanted} {split} photos wanted: {counts(short)}")
+    if rejected:
+        warn(f"{len(rejected)} photos became no pair; {pairs.REJECTED} says why")
+    if ignored:
+        note(f"{ignored} files that are no photos were passed over")
+
+
+def _check(options: Options) -> None:
+    from deblur import blur
+
+    if options.blur not in blur.RECIPES:
+        raise UsageError(f"there is no blur {options.blur!r}; there are {', '.join(blur.RECIPES)}")
+    if options.size < 32:
+        raise UsageError(f"--size {options.size}: a crop needs at least 32 pixels a side")
+    if options.train < 0 or options.test < 0 or options.train + options.test == 0:
+        raise UsageError(f"--train {options.train} --test {options.test}: expected counts of 0 or more, not both 0")
