@@ -203,7 +203,8 @@ def _transfer(psf: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.com
 def _natural_prior(grid: tuple[int, int]) -> NDArray[np.float32]:
     frequency = np.hypot(np.fft.fftfreq(grid[0])[:, None], np.fft.rfftfreq(grid[1]))
     frequency[0, 0] = 1 / max(grid)
-    return (_NATURAL_POWER[:, None, None] / frequency**2).astype(np.float32)
+    power: NDArray[np.float64] = _NATURAL_POWER[:, None, None] / frequency**2
+    return power.astype(np.float32)
 
 
 def _to_opponent(rgb: NDArray) -> NDArray:
@@ -214,7 +215,7 @@ def _to_opponent(rgb: NDArray) -> NDArray:
 def _to_rgb(opponent: NDArray) -> NDArray[np.float32]:
     """Return (H, W, 3) RGB in [0, 1] of (3, H, W) opponent channels."""
     rgb: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(opponent, 0, 2)) @ _OPPONENT
-    return np.clip(rgb, 0, 1)
+    return np.clip(rgb, 0, 1, out=rgb)
 
 
 def _mirror(channels: NDArray[np.float32]) -> NDArray[np.float32]:

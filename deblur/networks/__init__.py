@@ -1,9 +1,13 @@
-"""The networks by name. Each maps (B, H, W, 3) in [0, 1] to the same shape; pure Keras 3, so it runs on any backend."""
+"""The networks by name. Each maps (B, H, W, 3) in [0, 1] to the same shape; pure Keras 3, so it runs on any backend.
+
+Keras is imported when a network is built, not when its facts are asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from deblur.errors import UsageError
@@ -14,29 +18,42 @@ class Network:
     """A generator and the discriminator that is trained against it.
 
     Attributes:
-        generator: `(dtype) -> keras.Model`, one picture in, one out.
-        discriminator: `(dtype) -> keras.Model`, [blurred, picture] in, a map of logits out.
+        module: where both are, in this package.
         stride: heights and widths must be multiples of it.
-        tile_px: side of the tiles it restores best (what it was trained on, if it has statistics over a tile).
+        tile_px: side of the tiles that it restores best (what it was trained on, if it has statistics over a tile).
         overlap_px: by how much tiles overlap when a photo is restored.
+        arguments: what both are built with.
     """
 
-    generator: Callable[[str], Any]
-    discriminator: Callable[[str], Any]
+    module: str
     stride: int
     tile_px: int
     overlap_px: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def generator(self, dtype: str = "float32") -> Any:
+        """Build the `keras.Model` that takes one blurred picture. `dtype` is a Keras dtype policy."""
+        return self._build("generator", dtype)
+
+    def discriminator(self, dtype: str = "float32") -> Any:
+        """Build the `keras.Model` that takes [blurred, picture] and returns a map of logits."""
+        return self._build("discriminator", dtype)
+
+    def _build(self, part: str, dtype: str) -> Any:
+        return getattr(import_module(f"deblur.networks.{self.module}"), part)(dtype, **self.arguments)
 
 
-NAMES = ("pix2pix", "pix2pix-small")
+_PIX2PIX = {"module": "pix2pix", "stride": 256, "tile_px": 256, "overlap_px": 32}
+
+NETWORKS: Mapping[str, Network] = {
+    "pix2pix": Network(**_PIX2PIX, arguments={"width": 64}),  # the report's
+    "pix2pix-small": Network(**_PIX2PIX, arguments={"width": 16}),  # a sixteenth, for demos and tests
+}
 
 
 def network(name: str) -> Network:
     """Return a network by its name. Raises UsageError for an unknown one."""
-    from deblur.networks import pix2pix
-
-    if name == "pix2pix":
-        return pix2pix.network(width=64)
-    if name == "pix2pix-small":  # a sixteenth of the parameters: for demos and tests
-        return pix2pix.network(width=16)
-    raise UsageError(f"there is no network {name!r}; there are {', '.join(NAMES)}")
+    try:
+        return NETWORKS[name]
+    except KeyError:
+        raise UsageError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}") from None

@@ -13,12 +13,8 @@ nothing (junyanz/pytorch-CycleGAN-and-pix2pix#60).
 
 from __future__ import annotations
 
-from functools import partial
-
 import keras
 from keras import layers
-
-from deblur.networks import Network
 
 SIZE_PX = 256  # eight halvings end in one pixel
 
@@ -26,17 +22,6 @@ _DOWN = (1, 2, 4, 8, 8, 8, 8, 8)  # filters a level, in units of the width; 64 i
 _UP = (8, 8, 8, 8, 4, 2, 1)
 _DROPOUT_LEVELS = 3
 _LEAK = 0.3  # Keras's default, which the tutorial uses; the paper has 0.2
-
-
-def network(width: int = 64) -> Network:
-    """Return the GAN. `width` is the filters of the first level: 64 in the report."""
-    return Network(
-        generator=partial(generator, width=width),
-        discriminator=partial(discriminator, width=width),
-        stride=SIZE_PX,
-        tile_px=SIZE_PX,
-        overlap_px=32,
-    )
 
 
 def _initializer() -> keras.Initializer:
