@@ -1,6 +1,7 @@
-"""The `deblur` command. Each job's options are declared once, in its dataclass; this file only names the jobs.
+"""The `deblur` command: names the jobs and turns their outcome into an exit code.
 
-Stdout carries one JSON summary; everything else goes to stderr. TensorFlow and Ray are imported when a job runs.
+Each job's options are declared once, in its dataclass. A job's module is imported when it is asked for, so that
+`deblur --help` answers at once. Stdout carries one JSON summary; everything else goes to stderr.
 """
 
 from __future__ import annotations
@@ -8,14 +9,30 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
 
 from deblur import __version__
 from deblur.errors import DeblurError
-from jobs import demo, evaluate, preprocess, restore, runtime, train
+from jobs import runtime
+
+# Name -> what it does, and an example that works when pasted after the ones above it.
+JOBS = {
+    "demo": "Do everything, small, in minutes, on photos that the package ships.\n\nExample: `deblur demo`",
+    "preprocess": "Make blurred/sharp pairs from photos, in Parquet.\n\n"
+    "Example: `deblur preprocess deblur-demo/photos my-pairs --train 3 --test 1`",
+    "train": "Train a GAN on pairs; the same command again goes on where it was.\n\n"
+    "Example: `deblur train my-pairs my-run --network pix2pix-small --epochs 2`",
+    "restore": "Restore a folder or bucket of photos; the same command again does only what is missing.\n\n"
+    "Example: `deblur restore deblur-demo/blurred my-restored --model my-run/model`",
+    "evaluate": "Measure models and classical methods on test pairs, and write a report.\n\n"
+    "Example: `deblur evaluate my-pairs my-report --model my-run/model`",
+    "models": "Say what a model's card says.\n\nExample: `deblur models my-run/model`",
+    "submit": "Run a job on another cluster, through Ray's Jobs API.\n\n"
+    "Example: `deblur submit --address http://head:8265 -- restore s3://in s3://out --model s3://models/box14`",
+}
 
 app = App(
     name="deblur",
@@ -23,58 +40,48 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=()),
     help_format="markdown",
+    error_console=Console(stderr=True),
 )
-
-
-def _add(name: str, options_type: type, run: Callable[[Any], dict[str, Any]]) -> None:
-    def command(options: Any) -> int:
-        return _run(run, options)
-
-    command.__doc__ = options_type.__doc__
-    command.__annotations__ = {"options": options_type, "return": int}
-    Parameter(name="*")(options_type)
-    app.command(command, name=name)
-
-
-def _run(run: Callable[[Any], dict[str, Any]], options: Any) -> int:
-    """Run a job and return its exit code: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some photos failed."""
-    try:
-        summary = run(options)
-    except KeyboardInterrupt:
-        runtime.note("deblur: interrupted; the same command goes on where it was")
-        return 130
-    except BaseException as raised:
-        if isinstance(raised, SystemExit):
-            raise
-        error = runtime.cause(raised)
-        if options.verbose:
-            traceback.print_exception(raised)
-        if isinstance(error, DeblurError):
-            runtime.note(f"deblur: error: {error}")
-            return error.exit_code
-        text = " ".join(str(error).split()) or "no message"
-        runtime.note(f"deblur: error: the job failed: {type(error).__name__}: {text[:500]}")
-        if not options.verbose:
-            runtime.note("deblur: run it again with --verbose for the whole trace")
-        return 1
-    print(json.dumps(summary, indent=2))
-    return 3 if summary.get("failed") else 0
-
-
-_add("demo", demo.Options, demo.run)
-_add("preprocess", preprocess.Options, preprocess.run)
-_add("train", train.Options, train.run)
-_add("restore", restore.Options, restore.run)
-_add("evaluate", evaluate.Options, evaluate.run)
+for _name, _help in JOBS.items():
+    app.command(f"jobs.{_name}:run", name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with the job's code."""
+    """Run the command line and exit: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some photos failed."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    verbose = "--verbose" in words
     try:
-        code = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        summary = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:
-        code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+        runtime.note(f"deblur: see `deblur {words[0] + ' ' if words and words[0] in JOBS else ''}--help`")
+        return 2
+    except KeyboardInterrupt:
+        runtime.note("deblur: interrupted; the same command goes on where it was")
+        return 130
+    except Exception as raised:  # the boundary of the program
+        if verbose:
+            traceback.print_exception(raised)
+        return _explain(runtime.cause(raised), verbose)
+    if isinstance(summary, dict):
+        print(json.dumps(summary, indent=2))
+        return 3 if summary.get("failed") else int(summary.get("exit_code", 0))
+    return 0
+
+
+def _explain(error: BaseException, verbose: bool) -> int:
+    """Say in a line or two what went wrong, and return the exit code."""
+    if isinstance(error, DeblurError):
+        runtime.note(f"deblur: error: {error}")
+        return error.exit_code
+    text = " ".join(str(error).split()) or "no message"
+    runtime.note(f"deblur: error: the job failed: {type(error).__name__}: {text[:500]}")
+    if not verbose:
+        runtime.note("deblur: run it again with --verbose for the whole trace")
+    return 1
 
 
 if __name__ == "__main__":

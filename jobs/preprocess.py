@@ -14,29 +14,30 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any
+
+from cyclopts import Parameter
 
 from deblur import pairs, places365
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Store, open_store, reason
-from jobs.runtime import JobOptions, Progress, cluster, counts, note, warn
+from jobs.runtime import Cluster, Progress, cluster, counts, note, warn
 
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
 _FETCH_THREADS = 8  # of each worker: hides a store's latency of some 30 ms behind 10 ms of work a photo
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
-class Options(JobOptions):
-    """Make blurred/sharp pairs from photos, in Parquet.
-
-    Example: `deblur preprocess photos/ pairs/ --train 250 --test 150 --blur box14`
-    """
+class Options:
+    """What the job takes."""
 
     source: str
     "Sharp photos: places365 as distributed, a folder a category, or any tree. Folder or s3://bucket/prefix."
     pairs: str
     "Where the pairs go. Folder or s3://bucket/prefix."
+    _: KW_ONLY
     categories: str = ""
     "Comma-separated categories; none means all. `forest` takes nested ones (forest/broadleaf) with it."
     train: int = 250
@@ -49,6 +50,7 @@ class Options(JobOptions):
     "Recipe: box14 (the report's), gaussian, motion, defocus, or photo (a realistic mixture)."
     seed: int = 0
     "Decides the selection and every drawn blur."
+    cluster: Cluster = Cluster()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
     made: dict[str, pairs.ShardFacts] = {}
     rejected = [(key, split, why) for key, (split, why) in duplicates.items()]
     total = sum(pool.wanted for pool in pools)
-    with cluster(options), Progress("preprocess", total, "photos") as progress:
+    with cluster(options.cluster), Progress("preprocess", total, "photos") as progress:
         taken = dict.fromkeys(pools, 0)
         wanted = {pool: pool.wanted for pool in pools}
         while any(wanted.values()):

@@ -12,17 +12,19 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
+from cyclopts import Parameter
 
 from deblur import ledger, metrics, models, photo, places365
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Entry, Store, open_store, reason
-from jobs.runtime import JobOptions, Progress, cluster, note, warn
+from jobs.runtime import Cluster, Progress, cluster, note, warn
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not out of sight.
 EXTENSIONS = places365.PHOTO_EXTENSIONS | {".jpe", ".jfif", ".mpo", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl"}
@@ -34,17 +36,16 @@ _FETCH_THREADS = 8
 _RETRIES = 3  # of a task or an actor whose process died; an error of one photo is a row, and is never retried
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
-class Options(JobOptions):
-    """Restore a folder or bucket of photos; the same command again does only what is missing.
-
-    Example: `deblur restore photos/ restored/ --model run/model`
-    """
+class Options:
+    """What the job takes."""
 
     source: str
     "Blurred photos. Folder or s3://bucket/prefix."
     destination: str
     "Where the restored photos go, under the same names. Folder or s3://bucket/prefix."
+    _: KW_ONLY
     model: str
     "A model that `deblur train` made (RUN/model). Folder or s3://bucket/prefix."
     limit: int | None = None
@@ -59,6 +60,7 @@ class Options(JobOptions):
     "Restore on GPUs, one actor each."
     actors: int | None = None
     "Actors that hold the model; else one a GPU with --gpu, one a node without."
+    cluster: Cluster = Cluster()
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
     outcomes: list[dict[str, Any]] = []
     if todo:
         destination.make_ready()
-        with cluster(options), Progress("restore", len(todo), "photos") as progress:
+        with cluster(options.cluster), Progress("restore", len(todo), "photos") as progress:
             for outcome in _restore(todo, source, destination, options, card.model_id, settings_id):
                 outcomes.append(outcome)
                 progress.advance()
@@ -166,7 +168,7 @@ def _restore(
     todo: Sequence[Entry], source: Store, destination: Store, options: Options, model_id: str, settings_id: str
 ) -> Iterator[dict[str, Any]]:
     import ray
-    import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     groups = [{"chunk": chunk} for chunk in chunks(todo)]
     resources = ray.cluster_resources()
@@ -174,8 +176,26 @@ def _restore(
     actors = options.actors or int(resources.get("GPU", 0) if options.gpu else nodes)
     if actors < 1:
         raise UsageError("--gpu: this cluster has no GPU")
+    with warnings.catch_warnings():
+        # Bounds on retries have no named parameters in the Ray that we pin, and its default is to retry for ever.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = _pipeline(groups, source, destination, options, actors, model_id, settings_id)
+    yield from dataset.iter_rows()
+
+
+def _pipeline(
+    groups: list[dict[str, Any]],
+    source: Store,
+    destination: Store,
+    options: Options,
+    actors: int,
+    model_id: str,
+    settings_id: str,
+) -> Any:
+    import ray.data
+
     retries = {"max_retries": _RETRIES}
-    dataset = (
+    return (
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(Fetch(source), batch_size=1, num_cpus=0.5, **retries)
         .map_batches(
@@ -190,7 +210,6 @@ def _restore(
         )
         .map_batches(Deliver(destination, model_id, settings_id), batch_size=1, num_cpus=0.5, **retries)
     )
-    yield from dataset.iter_rows()
 
 
 class Fetch:
@@ -213,7 +232,7 @@ class Fetch:
                 try:
                     if isinstance(data, OSError):
                         raise PhotoError(f"cannot be read: {reason(data)}")
-                    decoded = photo.named(photo.decode(data), entry.key)
+                    decoded = photo.decode(data)
                     sharpness = metrics.sharpness(decoded.pixels)
                     yield Item(entry, decoded, sharpness=sharpness, seconds=time.perf_counter() - started)
                 except PhotoError as error:

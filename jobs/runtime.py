@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, dataclass
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+
+from cyclopts import Parameter
 
 from deblur.errors import DeblurError
 
@@ -20,6 +21,7 @@ _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYTHONWARNINGS": "ignore",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # For all processes of a job, on whichever node.
 _ALWAYS = {
@@ -30,11 +32,11 @@ _ALWAYS = {
 }
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
-class JobOptions:
-    """What every job takes."""
+class Cluster:
+    """Where a job runs, and how much it says: part of every job's options."""
 
-    _: KW_ONLY
     address: str | None = None
     "Ray cluster to join, such as `auto` or `ray://head:10001`; else $RAY_ADDRESS, else one starts on this machine."
     verbose: bool = False
@@ -52,9 +54,9 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def cluster(options: JobOptions) -> Iterator[None]:
+def cluster(where: Cluster) -> Iterator[None]:
     """Have Ray for a while. A cluster that is up already is left as it is."""
-    environment = {**_ALWAYS, **({} if options.verbose else _QUIET)}
+    environment = {**_ALWAYS, **({} if where.verbose else _QUIET)}
     # An embedded Ray's workers inherit this; on another cluster it goes along with the job.
     for name, value in environment.items():
         os.environ.setdefault(name, value)
@@ -63,19 +65,19 @@ def cluster(options: JobOptions) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        quieten(options.verbose)
+        quieten(where.verbose)
         yield
         return
-    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-    arguments: dict[str, Any] = {"log_to_driver": options.verbose}
-    if not options.verbose:
+    address = where.address or os.environ.get("RAY_ADDRESS") or "local"
+    arguments: dict[str, Any] = {"log_to_driver": where.verbose}
+    if not where.verbose:
         arguments["logging_level"] = logging.ERROR
     if address == "local":
         arguments["include_dashboard"] = False
     else:
         arguments["runtime_env"] = {"env_vars": environment}
     try:
-        with _nothing_on_stderr(not options.verbose):
+        with hushed(not where.verbose):
             ray.init(address=address, **arguments)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
@@ -83,7 +85,7 @@ def cluster(options: JobOptions) -> Iterator[None]:
         raise DeblurError(
             f"no Ray cluster answers at {address!r}: give its address, or none to run on this machine"
         ) from error
-    quieten(options.verbose)
+    quieten(where.verbose)
     try:
         yield
     finally:
@@ -104,8 +106,8 @@ def quieten(verbose: bool) -> None:
 
 
 @contextmanager
-def _nothing_on_stderr(wanted: bool) -> Iterator[None]:
-    """Ray's C++ side writes its greetings to the descriptor itself."""
+def hushed(wanted: bool = True) -> Iterator[None]:
+    """Keep stderr quiet for a moment: the C++ of Ray and TensorFlow greets on the descriptor itself."""
     if not wanted:
         yield
         return
@@ -141,28 +143,24 @@ class Progress:
 
     _LINE_EVERY_S = 10.0
 
-    def __init__(self, title: str, total: int | None, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
-        self._started = self._printed = time.monotonic()
+        self._text = ""
+        # Rates count from the first sign of work: starting Ray and loading models would spoil them.
+        self._first: tuple[float, int] | None = None
+        self._printed = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        self._text = ""
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            columns = TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn()
+            self._bar = Bar(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, text="")
         return self
@@ -171,37 +169,36 @@ class Progress:
         """Count some more as done. `text` says how it goes, such as a loss."""
         self.done += count
         self._text = text
+        now = time.monotonic()
+        if self._first is None and self.done:
+            self._first = now, self.done
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, text=text or self._rate())
-        elif time.monotonic() - self._printed >= self._LINE_EVERY_S:
-            self._printed = time.monotonic()
-            note(self._line())
+            self._bar.update(self._task, completed=self.done, total=self.total, text=self._state(now))
+        elif now - self._printed >= self._LINE_EVERY_S:
+            self._printed = now
+            note(f"{self.title}: {self.done} of {self.total} {self.unit}{self._state(now)}")
 
-    def _rate(self) -> str:
-        elapsed = time.monotonic() - self._started
-        return f"{self.done / elapsed:.1f} {self.unit}/s" if elapsed > 0 else ""
-
-    def _line(self) -> str:
-        of = f" of {self.total}" if self.total else ""
-        left = ""
-        if self.total and self.done:
-            seconds = (time.monotonic() - self._started) / self.done * (self.total - self.done)
-            left = f", {seconds:.0f} s left" if seconds < 120 else f", {seconds / 60:.0f} min left"
-        return f"{self.title}: {self.done}{of} {self.unit}, {self._text or self._rate()}{left}"
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def note(self, text: str) -> None:
+        """Tell the user something without breaking the bar."""
         if self._bar is not None:
-            with suppress(Exception):
-                self._bar.stop()
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            note(text)
+
+    def _state(self, now: float) -> str:
+        started, first = self._first or (now, 0)
+        if now <= started or self.done <= first:
+            return f", {self._text}" if self._text else ""
+        rate = (self.done - first) / (now - started)
+        left_s = (self.total - self.done) / rate
+        left = f"{left_s:.0f} s left" if left_s < 120 else f"{left_s / 60:.0f} min left"
+        return f", {self._text or f'{rate:.1f}/s'}, {left}"
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 def counts(values: Mapping[str, int]) -> str:
     """Return `castle 250, forest 64` for a mapping."""
     return ", ".join(f"{name or '(no category)'} {count}" for name, count in values.items())
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what a call returns, and the seconds that it took."""
-    started = time.perf_counter()
-    value = call()
-    return value, time.perf_counter() - started

@@ -15,35 +15,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from cyclopts import Parameter
 
 from deblur import models, pairs
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
-from jobs import training_data
-from jobs.runtime import JobOptions, Progress, cluster, note
+from jobs.runtime import Cluster, Progress, cluster, hushed, note
 
 CONFIGURATION = "config.json"
 _CHECKPOINTS = "checkpoints"
+PROGRESS = "progress.json"  # the step that the data begins at: worker 0 writes it before anyone asks for data
 _LIVE = "live.json"  # what a terminal shows of a run: written by worker 0, read by the driver
 _LIVE_EVERY_S = 1.0
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
-class Options(JobOptions):
-    """Train a GAN on pairs. The same command again goes on where it was.
-
-    Example: `deblur train pairs/ run/ --network pix2pix --epochs 40 --workers 2`
-    """
+class Options:
+    """What the job takes."""
 
     pairs: str
     "Pairs that `deblur preprocess` made. Folder or s3://bucket/prefix."
     run: str
     "Where the run lives: checkpoints, TensorBoard events, and the model. Folder or s3://bucket/prefix."
+    _: KW_ONLY
+    name: str | None = None
+    "What the model is called; else as its network."
     network: str = "pix2pix"
     "pix2pix (the report's, 57 M parameters) or pix2pix-small (a sixteenth)."
     epochs: int = 40
@@ -70,6 +73,7 @@ class Options(JobOptions):
     "Stop after so many steps, whatever the epochs."
     max_failures: int = 3
     "Lost workers to recover from before the run gives up."
+    cluster: Cluster = Cluster()
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def run(options: Options) -> dict[str, Any]:
         f"training {options.network} on {dataset.total('train')} pairs of {dataset.recipe}: "
         f"{plan.total_steps} steps of {plan.global_batch}, {options.workers} worker(s)"
     )
-    with cluster(options):
+    with cluster(options.cluster):
         _fit(options, home, plan, dataset)
     return _summary(home)
 
@@ -157,10 +161,13 @@ def command(options: Options) -> str:
 
 def _fit(options: Options, home: Store, plan: Plan, dataset: pairs.Dataset) -> None:
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.tensorflow import TensorflowTrainer
 
-    from jobs.tensorflow_backend import TensorflowConfig
+    with hushed(not options.cluster.verbose):  # this imports TensorFlow, which greets
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.tensorflow import TensorflowTrainer
+
+        from jobs import training_data
+        from jobs.tensorflow_backend import TensorflowConfig
 
     filesystem, path = home.arrow()
     cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), options.workers)
@@ -217,7 +224,7 @@ class _watching:  # noqa: N801  # reads as a statement
             return
         for line in live["lines"][len(self._shown) :]:
             self._shown.append(line)
-            note(line)
+            self._progress.note(line)
         self._progress.advance(live["step"] - self._progress.done, live["text"])
 
     def __enter__(self) -> None:
@@ -284,7 +291,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     chief = context.get_world_rank() == 0
     progress = _load_checkpoint(training)
     if chief:
-        home.put(training_data.PROGRESS, json.dumps({"step": progress.step}).encode())
+        home.put(PROGRESS, json.dumps({"step": progress.step}).encode())
     record = Record(home, options, plan, training, progress.seconds) if chief else None
 
     shard = ray.train.get_dataset_shard("train")

@@ -18,8 +18,7 @@ from deblur import blur, pairs, photo
 from deblur.errors import UsageError
 from deblur.sampling import Order
 from deblur.storage import Store
-
-PROGRESS = "progress.json"  # the step that the data begins at: worker 0 writes it before anyone asks for data
+from jobs.train import PROGRESS
 
 # A block holds this many pairs, or one batch: enough that a task's overhead of some 5 ms does not show beside 3 ms a pair.
 _BLOCK_PAIRS = 16

@@ -121,7 +121,7 @@ class Record:
         self._publish_events()
         plan, generator = self._plan, self._training.generator
         card = models.Card(
-            name=self._home.uri.rstrip("/").rsplit("/", 1)[-1],
+            name=self._options.name or plan.network,
             network=plan.network,
             model_id=models.model_id(generator, plan.network),
             recipe=plan.recipe,
