@@ -1,8 +1,8 @@
 """The tree of errors, each with the exit code that the command line gives it.
 
-    DeblurError            1   the job failed
-    +-- UsageError         2   wrong usage or wrong input: no such bucket, no photos, a refused place
-    +-- PhotoError         -   one photo cannot be handled: it becomes a row with its reason, never an exit
+DeblurError            1   the job failed
++-- UsageError         2   wrong usage or wrong input: no such bucket, no photos, a refused place
++-- PhotoError         -   one photo cannot be handled: a row with its reason, never an exit
 """
 
 from __future__ import annotations

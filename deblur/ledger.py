@@ -1,7 +1,7 @@
 """One row a photo; plan = inventory - done.
 
-The ledger is a folder of Parquet parts below a restored bucket. A part is written whole, after the outputs that it
-speaks of. The latest row of a key counts.
+The ledger is a folder of Parquet parts below a restored bucket. A part is written whole, after the
+outputs that it speaks of. The latest row of a key counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deblur.storage import Entry, Store
+from deblur.errors import UsageError
+from deblur.storage import Entry, Store, reason
 
 FOLDER = "_deblur/ledger"
 
@@ -71,13 +72,15 @@ def settings_id(settings: Mapping[str, object]) -> str:
 
 
 def write(store: Store, rows: Sequence[Row]) -> str:
-    """Write one part and return its key, which depends on what the rows are about and on when they were made."""
+    """Write one part and return its key, made of the time and a hash of what the rows are about."""
     now = datetime.now(UTC)
     columns = [{**asdict(row), "finished_at": row.finished_at or now} for row in rows]
     table = pa.Table.from_pylist(columns, schema=SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    subject = hashlib.sha256("\0".join(row.key for row in rows).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    subject = hashlib.sha256(
+        "\0".join(row.key for row in rows).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:12]
     key = f"{FOLDER}/{now:%Y%m%dT%H%M%S.%fZ}-{subject}.parquet"
     store.put(key, buffer.getbuffer())
     return key
@@ -86,14 +89,21 @@ def write(store: Store, rows: Sequence[Row]) -> str:
 def read(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the parts, oldest first. A place without a ledger yields nothing."""
     for entry in sorted(store.list(FOLDER), key=lambda entry: entry.key):
-        if entry.key.endswith(".parquet"):
+        if not entry.key.endswith(".parquet"):
+            continue
+        try:
             yield pq.read_table(pa.BufferReader(store.read(entry.key)), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(
+                f"{store.uri}/{entry.key}, a part of the ledger, cannot be read: {reason(error)}; "
+                "without it the photos that it speaks of are restored again"
+            ) from error
 
 
 def done(
     store: Store, *, model_id: str, settings_id: str, retry_failed: bool = False
 ) -> dict[str, tuple[str, str]]:
-    """Return key -> (source_etag, status) of the photos that this model with these settings has dealt with."""
+    """Return key -> (source_etag, status) of what this model with these settings has dealt with."""
     found: dict[str, tuple[str, str]] = {}
     for table in read(store, ["key", "source_etag", "model_id", "settings_id", "status"]):
         for key, etag, model, settings, status in zip(
@@ -109,7 +119,7 @@ def done(
 
 
 def remaining(inventory: Iterable[Entry], done: Mapping[str, tuple[str, str]]) -> Iterator[Entry]:
-    """Yield the entries that are not done: those that the ledger has not, or has with another ETag."""
+    """Yield the entries that the ledger has not, or has with another ETag."""
     for entry in inventory:
         if done.get(entry.key, ("", ""))[0] != entry.etag:
             yield entry

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
-from deblur.storage import Store, open_store
+from deblur.storage import Store, open_store, reason
 
 WEIGHTS = "model.keras"
 CARD = "card.json"
@@ -30,7 +32,10 @@ class Card:
         data: where the pairs were, and their fingerprint and counts.
         command: what trained it.
         steps: generator updates.
-        figures: method -> {"psnr", "ssim"}, on the photos named in `measured_on`; "blurred" is the baseline.
+        precision: Keras dtype policy that it was trained in; it loads in any.
+        seconds: time that the steps took.
+        figures: method -> {"psnr", "ssim"}; "blurred" is the baseline.
+        measured_on: the photos that the figures are means over.
     """
 
     name: str
@@ -63,7 +68,7 @@ def model_id(generator: Any, network_name: str) -> str:
     for weight in generator.weights:
         value = weight.numpy()
         hasher.update(f"{value.dtype}{value.shape}".encode())
-        hasher.update(value.tobytes())
+        hasher.update(value)
     return hasher.hexdigest()[:16]
 
 
@@ -80,41 +85,59 @@ def read_card(uri: str) -> Card:
     """Read a model's card.
 
     Raises:
-        UsageError: if there is no model.
+        UsageError: if there is no model, or its card is not one.
     """
-    store = open_store(uri)
     try:
-        values = json.loads(store.read(CARD))
+        values = json.loads(open_store(uri).read(CARD))
+        if not isinstance(values, dict):
+            raise TypeError(f"expected an object, received {values!r:.60}")
         known = {item.name for item in fields(Card)}
         return Card(**{name: value for name, value in values.items() if name in known})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(
-            f"{uri} holds no model (no {CARD}); expected a folder or prefix with {WEIGHTS} and {CARD}, such as `deblur train` makes"
+            f"{uri} holds no model (no {CARD}); expected a folder or prefix with {WEIGHTS} "
+            f"and {CARD}, such as `deblur train` makes"
         ) from error
     except OSError as error:
-        raise UsageError(f"cannot read {uri}/{CARD}: {error}") from error
+        raise UsageError(f"cannot read {uri}/{CARD}: {reason(error)}") from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{uri}/{CARD} is not a model's card: {error}") from error
+        raise UsageError(f"{uri}/{CARD} is not a model's card: {reason(error)}") from error
 
 
 def load(uri: str, policy: str) -> Model:
     """Load a model to compute in a dtype policy, whatever it was trained in.
 
-    The network is built by its name and takes the weights alone, so nothing in the file is executed.
+    The network is built by its name and takes the weights alone: nothing in the file is executed.
 
     Raises:
-        UsageError: if there is no model.
-        DeblurError: if the weights do not fit their card.
+        UsageError: if there is no model, or no such network.
+        DeblurError: if the weights are not those of the card.
     """
     card = read_card(uri)
-    generator = network(card.network).generator(policy)
+    try:
+        generator = network(card.network).generator(policy)
+    except UsageError as error:
+        raise UsageError(f"{uri}/{CARD}: {error}") from error
+    _load_weights(generator, uri, card)
+    found = model_id(generator, card.network)
+    if found != card.model_id:  # damaged, or another model's: what they restore would be misnamed
+        raise DeblurError(f"{uri}/{WEIGHTS} is model {found}, its card is model {card.model_id}'s")
+    return Model(card, generator)
+
+
+def _load_weights(generator: Any, uri: str, card: Card) -> None:
+    try:
+        data = open_store(uri).read(WEIGHTS)
+    except FileNotFoundError as error:
+        raise UsageError(f"{uri} has a card, but no {WEIGHTS}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {uri}/{WEIGHTS}: {reason(error)}") from error
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
         path = Path(folder) / WEIGHTS
+        path.write_bytes(data)
         try:
-            path.write_bytes(open_store(uri).read(WEIGHTS))
             generator.load_weights(path)
-        except FileNotFoundError as error:
-            raise UsageError(f"{uri} has a card, but no {WEIGHTS}") from error
-        except (OSError, ValueError) as error:
-            raise DeblurError(f"{uri}/{WEIGHTS} does not fit the network {card.network!r}: {error}") from error
-    return Model(card, generator)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise DeblurError(
+                f"{uri}/{WEIGHTS} does not fit the network {card.network!r}: {reason(error)}"
+            ) from error

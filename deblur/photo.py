@@ -312,7 +312,9 @@ def _upright_exif(exif: bytes | None) -> tuple[bytes | None, int]:
     """
     if not exif:
         return None, 1
-    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    if not exif.startswith(b"Exif\0\0"):
+        exif = b"Exif\0\0" + exif  # WebP has it without, and JPEG needs it
+    start = 6
     order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2])
     if order is None:
         return exif, 1

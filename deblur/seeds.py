@@ -1,6 +1,7 @@
 """The source of all randomness: generators seeded by (seed, key of the item, purpose).
 
-What an item draws never depends on which worker handles it, in which order, or how often it is retried.
+What an item draws never depends on which worker handles it, in which order, or how often it is
+retried.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 
 def digest(seed: int, key: str, purpose: str) -> bytes:
-    """Return 32 bytes that depend on the seed, the item's key and the purpose, and on nothing else."""
+    """Return 32 bytes that depend on the seed, the item's key and the purpose alone."""
     return hashlib.sha256(f"{seed}\0{purpose}\0{key}".encode("utf-8", "surrogatepass")).digest()
 
 

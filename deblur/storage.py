@@ -1,13 +1,17 @@
 """URI -> store: list, read, put whole. The only door to S3.
 
-A store is a folder or a bucket's prefix. A key is a `/`-separated path below it. `put` is whole or absent: one PUT,
-or a temporary file and a rename. S3 goes through boto3, because its listing has the ETag that the ledger records, its
-chain of credentials is the one that people know, and it obeys `AWS_ENDPOINT_URL_S3` (pyarrow 26 does not).
+A store is a folder or a bucket's prefix. A key is a `/`-separated path below it. `put` is whole or
+absent: one PUT, or a temporary file and a rename. S3 goes through boto3, because its listing has
+the ETag that the ledger records, its chain of credentials is the one that people know, and it obeys
+`AWS_ENDPOINT_URL_S3` (pyarrow 26 does not).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 import threading
 import urllib.parse
 import uuid
@@ -20,7 +24,10 @@ from typing import Any
 
 from deblur.errors import UsageError
 
-# Stores older than these checksums answer 411 or 501 to pyarrow's and boto3's default. Set before either is imported.
+# ruff: noqa: D102, D105, D107 (what the methods of stores do is said once, in Store)
+
+# Stores older than these checksums answer 411 or 501 to pyarrow's and boto3's default. Set before
+# either is imported.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
 
@@ -43,10 +50,12 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield what lies below `prefix`, recursively, without names that begin with a dot.
+        """Yield what lies below the folder `prefix`, recursively, in the order of the keys.
+
+        Names that begin with a dot are left out. A prefix that is not there yields nothing.
 
         Raises:
-            UsageError: if the place does not exist or may not be read.
+            UsageError: if the store does not exist (with no prefix), or may not be read.
         """
 
     @abstractmethod
@@ -63,7 +72,7 @@ class Store(ABC):
 
     @abstractmethod
     def arrow(self) -> tuple[Any, str]:
-        """Return (pyarrow filesystem, path in it), for the readers and writers that want one (Ray's, Parquet's)."""
+        """Return (pyarrow filesystem, path in it), for the readers and writers that want one."""
 
     def exists(self, key: str) -> bool:
         """Say whether the object is there."""
@@ -74,7 +83,7 @@ class Store(ABC):
         return True
 
     def make_ready(self) -> None:
-        """Make sure that objects can be put here, before hours of work are spent. Raises UsageError."""
+        """Make sure that objects can be put here, before hours are spent. Raises UsageError."""
         probe = f".deblur-probe-{uuid.uuid4().hex}"
         try:
             self.put(probe, b"")
@@ -84,12 +93,13 @@ class Store(ABC):
 
     def __truediv__(self, prefix: str) -> Store:
         """Return the store of a prefix below this one."""
-        return open_store(self.uri.rstrip("/") + "/" + urllib.parse.quote(prefix) if "://" in self.uri else
-                          os.path.join(self.uri, prefix))
+        if "://" in self.uri:
+            return open_store(f"{self.uri.rstrip('/')}/{urllib.parse.quote(prefix)}")
+        return open_store(os.path.join(self.uri, prefix))
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
-    """Open a path, `file://`, `s3://bucket/prefix`, or what else `pyarrow.fs` opens (`gs://`, `hdfs://`, ...).
+    """Open a path, `file://`, `s3://bucket/prefix`, or what else `pyarrow.fs` opens (`gs://`, ...).
 
     Nothing is contacted yet. Raises UsageError for a URI of no known kind.
     """
@@ -102,7 +112,8 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     if scheme == "file":
         return LocalStore(urllib.parse.unquote(rest))
     if scheme == "s3":
-        return S3Store(text, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return S3Store(text, endpoint)
     return ArrowStore(text)
 
 
@@ -124,29 +135,45 @@ class LocalStore(Store):
         return LocalStore, (str(self.root),)
 
     def _path(self, key: str) -> Path:
+        # Keys come from buckets too, where "../../etc/passwd" is a name like any other.
+        if not key or key.startswith("/") or ".." in key.split("/"):
+            raise OSError(errno.EINVAL, "a key that leads out of the folder", key)
         return self.root / key
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        top = self.root / prefix
-        if not self.root.is_dir():
-            what = "is a file, not a folder" if self.root.exists() else "no such folder"
-            raise UsageError(f"{self.root}: {what}")
+        top = self._path(prefix) if prefix else self.root
         if top.is_dir():
-            yield from self._walk(top)
+            yield from self._walk(top, frozenset())
+        elif self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root} is a file, not a folder")
+        elif not prefix:
+            raise UsageError(f"there is no folder {self.root}")
 
-    def _walk(self, folder: Path) -> Iterator[Entry]:
+    def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        """Yield the entries of a folder, links followed, but not those to a folder `above`."""
         try:
-            children = sorted(os.scandir(folder), key=lambda child: child.name)
-        except PermissionError as error:
-            raise UsageError(f"{folder}: {reason(error)}") from error
-        for child in children:
-            if child.name.startswith("."):
-                continue
-            if child.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(child.path))
-            elif child.is_file():
-                status = child.stat()
-                key = Path(child.path).relative_to(self.root).as_posix()
+            status = folder.stat()
+            above = above | {(status.st_dev, status.st_ino)}
+            with os.scandir(folder) as children:
+                found = [(child, child.is_dir()) for child in children if child.name[0] != "."]
+        except OSError as error:
+            raise UsageError(f"cannot list {folder}: {reason(error)}") from error
+        # As if a folder's name ended in "/": the order of the whole keys, as S3 has it.
+        for child, is_folder in sorted(found, key=lambda pair: pair[0].name + "/" * pair[1]):
+            path = Path(child.path)
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # a link to nothing, or gone since
+            if is_folder:
+                if (status.st_dev, status.st_ino) not in above:
+                    yield from self._walk(path, above)
+            elif stat.S_ISREG(status.st_mode):
+                key = path.relative_to(self.root).as_posix()
+                try:
+                    key.encode()
+                except UnicodeEncodeError as error:  # Parquet and S3 could not hold it
+                    raise UsageError(f"{key!r} in {self.root}: its name is not UTF-8") from error
                 yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
     def read(self, key: str) -> bytes:
@@ -160,7 +187,8 @@ class LocalStore(Store):
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the name with no content behind it
+                # Else a power cut may leave the name with no content behind it.
+                os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -181,19 +209,27 @@ _client_lock = threading.Lock()
 
 
 @lru_cache(maxsize=8)
-def _client(endpoint: str | None) -> Any:
+def _client(endpoint: str | None, attempts: int) -> Any:
     """One client a process and endpoint: they are thread-safe and slow to make."""
     import boto3
     from botocore.config import Config
 
-    # boto3's only layer of retries: 5 attempts, exponential backoff with jitter, 20 s at most.
+    # boto3's only layer of retries, with exponential backoff and jitter, 20 s at most.
     config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=5,
         read_timeout=60,
         max_pool_connections=32,
     )
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+
+
+# An object's requests are made up to this often: 7 s of backoff on average, as a store needs that
+# is asked too much at once. The first request of a listing shows a wrong endpoint within 2 s.
+_ATTEMPTS, _FIRST_ATTEMPTS = 5, 3
+
+
+_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 
 
 class S3Store(Store):
@@ -203,6 +239,8 @@ class S3Store(Store):
         self.uri = uri.rstrip("/")
         self.endpoint = endpoint
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if "@" in self.bucket:  # pyarrow's way; the URI goes into logs and ledgers
+            raise UsageError("an S3 URI must not hold credentials; expected s3://bucket/prefix")
         if not self.bucket:
             raise UsageError(f"{uri!r} names no bucket; expected s3://bucket/prefix")
         self.prefix = prefix.strip("/")
@@ -216,58 +254,76 @@ class S3Store(Store):
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _call(self, operation: str, **arguments: Any) -> Any:
-        """Call S3 and turn its errors into the standard library's: the place's into UsageError, an object's into OSError."""
+    def _call(self, operation: str, attempts: int = _ATTEMPTS, **arguments: Any) -> Any:
+        """Call S3, its errors turned: the place's into UsageError, an object's into OSError."""
         from botocore import exceptions
 
         try:
             with _client_lock:
-                client = _client(self.endpoint)
+                client = _client(self.endpoint, attempts)
             return getattr(client, operation)(Bucket=self.bucket, **arguments)
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise UsageError(
-                f"{self.uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "AWS_PROFILE, or give this machine a role"
+                f"{self.uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
             ) from error
         except exceptions.ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if code == "NoSuchBucket" or (operation == "head_bucket" and status == 404):
-                raise UsageError(f"{self.uri}: there is no bucket {self.bucket!r}") from error
-            if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}:
-                raise UsageError(f"{self.uri}: the store refuses these S3 credentials ({code})") from error
-            if code in {"NoSuchKey", "404"} or status == 404:
-                raise FileNotFoundError(2, "no such object", f"s3://{self.bucket}/{arguments.get('Key', '')}") from error
-            if status in {401, 403}:
-                raise PermissionError(13, f"access denied ({code})", self.uri) from error
-            raise OSError(5, f"S3 answered {code} to {operation}", self.uri) from error
-        except exceptions.BotoCoreError as error:
-            raise OSError(5, f"S3 could not be reached: {reason(error)}", self.uri) from error
+            raise self._translated(error, operation, arguments.get("Key", "")) from error
+        except (exceptions.HTTPClientError, exceptions.ConnectionError) as error:
+            text = f"S3 could not be reached: {reason(error)}"
+            raise OSError(errno.EIO, text, self.uri) from error
+        except (exceptions.BotoCoreError, ValueError) as error:
+            # Before any request: no such profile, no such name for a bucket, no URL of an endpoint.
+            raise UsageError(f"{self.uri}: {reason(error)}") from error
+
+    def _translated(self, error: Any, operation: str, key: str) -> Exception:
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == "NoSuchBucket":
+            return UsageError(f"{self.uri}: there is no bucket {self.bucket!r}")
+        if code in _REFUSED:
+            return UsageError(f"{self.uri}: the store refuses these S3 credentials ({code})")
+        if status == 404:
+            return FileNotFoundError(errno.ENOENT, "no such object", f"s3://{self.bucket}/{key}")
+        if status in {401, 403}:
+            return PermissionError(errno.EACCES, f"access denied ({code})", self.uri)
+        return OSError(errno.EIO, f"S3 answered {code} to {operation}", self.uri)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        top = self._name(prefix)
-        token: dict[str, str] = {}
+        top = self._name(prefix).rstrip("/")
         base = len(self.prefix) + 1 if self.prefix else 0
+        arguments: dict[str, Any] = {
+            "Prefix": f"{top}/" if top else "",
+            "attempts": _FIRST_ATTEMPTS,
+        }
         while True:
             try:
-                page = self._call("list_objects_v2", Prefix=f"{top.rstrip('/')}/" if top else "", **token)
+                page = self._call("list_objects_v2", **arguments)
             except OSError as error:
                 raise UsageError(f"cannot list {self.uri}: {reason(error)}") from error
             for item in page.get("Contents", ()):
                 key = item["Key"][base:]
-                if not key.endswith("/") and not any(part.startswith(".") for part in key.split("/")):
+                # A name that ends in "/" is no object, but a folder as the console makes it.
+                hidden = any(part.startswith(".") for part in key.split("/"))
+                if not hidden and not item["Key"].endswith("/"):
                     yield Entry(key, item["Size"], item["ETag"].strip('"'))
             if not page.get("IsTruncated"):
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            arguments |= {"ContinuationToken": page["NextContinuationToken"], "attempts": _ATTEMPTS}
 
     def read(self, key: str) -> bytes:
         from botocore.exceptions import BotoCoreError
 
-        try:
-            data: bytes = self._call("get_object", Key=self._name(key))["Body"].read()
-        except BotoCoreError as error:  # the connection broke, or the body was shorter than announced
-            raise OSError(5, f"the download broke off: {reason(error)}", key) from error
+        for attempt in range(1, _FIRST_ATTEMPTS + 1):
+            try:
+                data: bytes = self._call("get_object", Key=self._name(key))["Body"].read()
+                break
+            except BotoCoreError as error:
+                # The connection broke, or the body was shorter than announced: boto3 does not
+                # try again what it has begun to hand out.
+                if attempt == _FIRST_ATTEMPTS:
+                    text = f"the download broke off: {reason(error)}"
+                    raise OSError(errno.EIO, text, key) from error
         return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -286,12 +342,13 @@ class S3Store(Store):
     def arrow(self) -> tuple[Any, str]:
         from pyarrow import fs
 
-        options: dict[str, Any] = {}
-        if self.endpoint:
-            endpoint = urllib.parse.urlsplit(self.endpoint)
-            options = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-            options["region"] = _client(self.endpoint).meta.region_name or "us-east-1"
-        else:
+        # What boto3 found in the environment or in ~/.aws/config holds for pyarrow as well.
+        client = _client(self.endpoint, _ATTEMPTS)
+        endpoint = urllib.parse.urlsplit(client.meta.endpoint_url)
+        options = {"region": client.meta.region_name or "us-east-1"}
+        if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+        elif client.meta.region_name in {None, "aws-global"}:
             options["region"] = fs.resolve_s3_region(self.bucket)
         return fs.S3FileSystem(**options), f"{self.bucket}/{self.prefix}".rstrip("/")
 
@@ -307,7 +364,8 @@ class ArrowStore(Store):
             self._filesystem, self._root = fs.FileSystem.from_uri(self.uri)
         except (ArrowException, OSError, ValueError) as error:
             raise UsageError(
-                f"{uri!r} cannot be opened: {reason(error)}; expected a path, file://, s3://bucket/prefix or gs://bucket/prefix"
+                f"{uri!r} cannot be opened: {reason(error)}; "
+                "expected a path, file://, s3://bucket/prefix or gs://bucket/prefix"
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -317,14 +375,17 @@ class ArrowStore(Store):
         from pyarrow import fs
 
         root = self._root.rstrip("/")
-        selector = fs.FileSelector(f"{root}/{prefix}".rstrip("/"), recursive=True, allow_not_found=bool(prefix))
+        selector = fs.FileSelector(
+            f"{root}/{prefix}".rstrip("/"), recursive=True, allow_not_found=bool(prefix)
+        )
         try:
             infos = self._filesystem.get_file_info(selector)
         except OSError as error:
             raise UsageError(f"cannot list {self.uri}: {reason(error)}") from error
-        for info in infos:
+        for info in sorted(infos, key=lambda info: info.path):
             key = info.path[len(root) + 1 :]
-            if info.type == fs.FileType.File and not any(part.startswith(".") for part in key.split("/")):
+            hidden = any(part.startswith(".") for part in key.split("/"))
+            if info.type == fs.FileType.File and not hidden:
                 yield Entry(key, info.size, f"{info.mtime_ns:x}-{info.size:x}")
 
     def read(self, key: str) -> bytes:
@@ -334,9 +395,17 @@ class ArrowStore(Store):
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = f"{self._root}/{key}"
-        self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        with self._filesystem.open_output_stream(path) as file:
-            file.write(data)
+        folder = path.rpartition("/")[0]
+        temporary = f"{folder}/.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
+        self._filesystem.create_dir(folder, recursive=True)
+        try:
+            with self._filesystem.open_output_stream(temporary) as file:
+                file.write(data)
+            self._filesystem.move(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_file(temporary)
+            raise
 
     def delete(self, key: str) -> None:
         if self.exists(key):

@@ -1,14 +1,17 @@
 """Split, taper, merge: the identity when nothing is done in between.
 
-Tiles of one size overlap; in an overlap each fades into the next by a linear ramp. The ramps are a partition of unity
-(they sum to one at every pixel), so nothing has to be normalised afterwards. Merging goes band by band from the top: a
-photo of any height holds one band of float32 rows besides its own pixels.
+Tiles of one size overlap; in an overlap each fades into the next by a linear ramp. The ramps are a
+partition of unity (they sum to one at every pixel), so nothing has to be normalised afterwards.
+Merging goes band by band from the top: a photo of any height holds one band of float32 rows besides
+its own pixels.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,8 +23,9 @@ class Layout:
     Attributes:
         height, width: the photo's size in pixels.
         tile_px: side of the square tiles.
-        rows, columns: top and left edges of the tiles, ascending, in the padded photo's coordinates.
-        padding: (top, bottom, left, right) pixels of reflected border that make a small photo as large as a tile.
+        rows, columns: top and left edges of the tiles, ascending, in the padded photo.
+        padding: (top, bottom, left, right) pixels of reflected border, which make a small photo as
+            large as a tile.
     """
 
     height: int
@@ -32,6 +36,7 @@ class Layout:
     padding: tuple[int, int, int, int]
 
     def __len__(self) -> int:
+        """Return the number of tiles."""
         return len(self.rows) * len(self.columns)
 
 
@@ -39,10 +44,12 @@ def plan(height: int, width: int, *, tile_px: int, overlap_px: int) -> Layout:
     """Lay the fewest evenly spaced tiles that overlap by at least `overlap_px`.
 
     Raises:
-        ValueError: if a size is not positive, or the overlap is more than half a tile (three tiles would meet).
+        ValueError: if a size is not positive, or the overlap is more than half a tile.
     """
     if height < 1 or width < 1 or not 0 <= overlap_px <= tile_px // 2:
-        raise ValueError(f"height={height}, width={width}, tile_px={tile_px}, overlap_px={overlap_px}")
+        raise ValueError(
+            f"height={height}, width={width}, tile_px={tile_px}, overlap_px={overlap_px}"
+        )
     rows, top, bottom = _axis(height, tile_px, overlap_px)
     columns, left, right = _axis(width, tile_px, overlap_px)
     return Layout(height, width, tile_px, rows, columns, (top, bottom, left, right))
@@ -58,24 +65,37 @@ def _axis(length: int, tile_px: int, overlap_px: int) -> tuple[tuple[int, ...], 
 
 
 def ramps(starts: tuple[int, ...], tile_px: int) -> np.ndarray:
-    """Return the (len(starts), tile_px) float32 weights along one axis. At each pixel they sum to one."""
+    """Return the (len(starts), tile_px) float32 weights along one axis.
+
+    At each pixel they sum to one. All ramps have one width and lie in the middle of their overlaps;
+    where tiles are so close that three of them meet, it is narrow enough that no two ramps touch.
+    """
     weights = np.ones((len(starts), tile_px), np.float32)
-    for index in range(len(starts) - 1):
-        overlap = starts[index] + tile_px - starts[index + 1]
-        # Samples of a ramp at pixel centres: never 0 or 1, and the falling one is exactly one minus the rising one.
-        rising = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
-        weights[index + 1, :overlap] = rising
-        weights[index, tile_px - overlap :] = 1 - rising
+    pairs = list(itertools.pairwise(starts))
+    overlaps = [start + tile_px - following for start, following in pairs]
+    apart = [(after - before) // 2 for before, after in zip(starts, starts[2:], strict=False)]
+    width = min(overlaps + apart, default=0)
+    # Samples at pixel centres: never 0 or 1, and the falling ramp is exactly one minus the rising.
+    rising = (np.arange(width, dtype=np.float32) + 0.5) / max(width, 1)
+    for index, (start, following) in enumerate(pairs):
+        middle = (start + following + tile_px - width) // 2
+        first, second = middle - start, middle - following
+        weights[index, first : first + width] = 1 - rising
+        weights[index, first + width :] = 0
+        weights[index + 1, second : second + width] = rising
+        weights[index + 1, :second] = 0
     return weights
 
 
 def split(pixels: np.ndarray, layout: Layout) -> Iterator[np.ndarray]:
-    """Yield the (tile_px, tile_px, C) tiles row by row: views where the photo is no smaller than a tile."""
+    """Yield the (tile_px, tile_px, C) tiles row by row: views of the photo, if it is not padded."""
     top, bottom, left, right = layout.padding
     if any(layout.padding):
-        # Reflection repeats for photos that are much smaller than a tile; "symmetric" also serves a side of one pixel.
+        # Reflection repeats for photos that are much smaller than a tile; "symmetric" also serves
+        # a side of one pixel.
+        mode: Literal["reflect", "symmetric"]
         mode = "reflect" if min(layout.height, layout.width) > 1 else "symmetric"
-        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode=mode)
+        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode)
     size = layout.tile_px
     for y in layout.rows:
         for x in layout.columns:
@@ -91,6 +111,7 @@ class Merger:
     """
 
     def __init__(self, layout: Layout, dtype: np.dtype | type) -> None:
+        """Make room for one band and the photo."""
         self._layout = layout
         self._scale = np.float32(np.iinfo(dtype).max)
         self._across = ramps(layout.columns, layout.tile_px)[:, None, :, None]
@@ -125,7 +146,7 @@ class Merger:
         self._band[self._layout.tile_px - done :] = 0
 
     def result(self) -> np.ndarray:
-        """Return the (H, W, 3) photo without its padding. Raises ValueError while tiles are missing."""
+        """Return the (H, W, 3) photo, unpadded. Raises ValueError while tiles are missing."""
         if not self.full:
             raise ValueError(f"{self._count} of {len(self._layout)} tiles were added")
         top, _, left, _ = self._layout.padding

@@ -14,6 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any
 
@@ -75,13 +76,22 @@ def run(options: Options) -> dict[str, Any]:
     made: dict[str, pairs.ShardFacts] = {}
     rejected = [(key, split, why) for key, (split, why) in duplicates.items()]
     total = sum(pool.wanted for pool in pools)
-    with cluster(options.cluster), Progress("preprocess", total, "photos") as progress:
+    with ExitStack() as stack, Progress("preprocess", total, "photos") as progress:
         taken = dict.fromkeys(pools, 0)
         wanted = {pool: pool.wanted for pool in pools}
         while any(wanted.values()):
             shards = list(plan(pools, taken, wanted, made))
             splits = {key: shard.split for shard in shards for key, _ in shard.photos}
-            results = dict(_make(shards, source, destination, options, plan_id, progress))
+            results: dict[str, pairs.ShardFacts] = {}
+            for shard in shards:
+                facts = pairs.shard_facts(destination, shard.name)
+                if facts is not None and facts.plan_id == plan_id:
+                    results[shard.name] = facts
+                    progress.advance(len(shard.photos))
+            if missing := [shard for shard in shards if shard.name not in results]:
+                stack.enter_context(cluster(options.cluster))  # Ray starts when there is work for it
+                maker = ShardMaker(source, destination, options, plan_id)
+                results |= dict(_make(missing, maker, progress))
             made |= results
             failed = {key: why for facts in results.values() for key, why in facts.rejected.items()}
             rejected += [(key, splits[key], why) for key, why in failed.items()]
@@ -219,24 +229,14 @@ def _refuse_other_pairs(destination: Store, plan_id: str) -> None:
 
 
 def _make(
-    shards: Sequence[Shard], source: Store, destination: Store, options: Options, plan_id: str, progress: Progress
+    shards: Sequence[Shard], maker: ShardMaker, progress: Progress
 ) -> Iterator[tuple[str, pairs.ShardFacts]]:
-    """Make the shards that are missing, on all workers, and yield what each says of itself."""
+    """Make shards on all workers and yield what each says of itself."""
     import ray.data
 
-    missing = []
-    for shard in shards:
-        facts = pairs.shard_facts(destination, shard.name)
-        if facts is not None and facts.plan_id == plan_id:
-            progress.advance(len(shard.photos))
-            yield shard.name, facts
-        else:
-            missing.append({"shard": shard})
-    if not missing:
-        return
-    maker = ShardMaker(source, destination, options, plan_id)
-    dataset = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-        maker, batch_size=None, zero_copy_batch=True, num_cpus=1
+    rows = [{"shard": shard} for shard in shards]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        maker, batch_size=None, num_cpus=1
     )
     for row in dataset.iter_rows():
         progress.advance(row["photos"])

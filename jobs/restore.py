@@ -203,7 +203,7 @@ def _pipeline(
             fn_constructor_args=(options.model, options.precision),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
             batch_size=1,
-            num_cpus=1,
+            num_cpus=0.5,  # leaves room for the other stages even where there is one core
             num_gpus=1 if options.gpu else None,
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,

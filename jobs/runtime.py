@@ -39,6 +39,8 @@ class Cluster:
 
     address: str | None = None
     "Ray cluster to join, such as `auto` or `ray://head:10001`; else $RAY_ADDRESS, else one starts on this machine."
+    cpus: int | None = None
+    "Cores that an embedded Ray uses; else all of this machine's."
     verbose: bool = False
     "Show the logs of Ray and TensorFlow, and whole traces of errors."
 
@@ -74,6 +76,7 @@ def cluster(where: Cluster) -> Iterator[None]:
         arguments["logging_level"] = logging.ERROR
     if address == "local":
         arguments["include_dashboard"] = False
+        arguments["num_cpus"] = where.cpus
     else:
         arguments["runtime_env"] = {"env_vars": environment}
     try:

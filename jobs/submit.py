@@ -2,24 +2,44 @@
 
     deblur submit --address http://head:8265 -- restore s3://in s3://out --model s3://models/box14
 
-The packages `jobs` and `deblur` go along as the job's working directory, so the cluster needs only what they depend on.
-Credentials do not go along: the cluster's nodes have their own (a role, or secrets in their environment).
+The packages `jobs` and `deblur` go along as the job's working directory, so the cluster needs only
+what they depend on. Credentials do not go along: the cluster's nodes have their own (a role, or
+secrets in their environment). The command is checked here before anything is sent.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import os
+import re
 import shlex
 import tempfile
-from dataclasses import KW_ONLY, dataclass
-from importlib.resources import as_file, files
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from dataclasses import KW_ONLY, dataclass, field
+from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from shutil import copytree, ignore_patterns
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
+from urllib.parse import urlsplit
 
-from cyclopts import Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from deblur.errors import DeblurError, UsageError
-from jobs.runtime import note
+from jobs.runtime import note, warn
+
+_SUBMITTABLE = ("preprocess", "train", "restore", "evaluate", "demo")
+_PLACES = ("source", "destination", "pairs", "run", "report", "folder", "model")
+
+_ANSWER_S = 10.0  # for the first answer of a dashboard; Ray itself would wait for minutes
+_LOST = 5  # times in a row that contact may be lost before we give up following
+_RECONNECT_S = 2.0
+_POLL_S = 1.0
 
 
 @Parameter(name="*")
@@ -30,59 +50,288 @@ class Options:
     words: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)]
     "The command to run there, after `--`: as on this machine, without `deblur`."
     _: KW_ONLY
-    address: str
-    "The cluster's dashboard, such as http://head:8265."
+    address: str | None = None
+    "The cluster's dashboard, such as http://head:8265; else $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS."
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True
     "Follow the job's output until it ends."
     submission_id: str | None = None
     "A name for the job; a second job of the same name is refused by the cluster."
 
 
-_SUBMITTABLE = ("preprocess", "train", "restore", "evaluate", "demo")
-_IN_THE_CLUSTER = "auto"  # the job's driver runs on the head node
+class Client(Protocol):
+    """What we use of `ray.job_submission.JobSubmissionClient`."""
+
+    def submit_job(
+        self, *, entrypoint: str, runtime_env: dict[str, Any], submission_id: str | None
+    ) -> str:
+        """Submit and return the submission id."""
+
+    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        """Yield the job's output from its beginning, in pieces, until it ends."""
+
+    def get_job_info(self, job_id: str) -> Any:
+        """Return the job's details."""
 
 
 def run(options: Options) -> dict[str, Any]:
     """Submit the job and, if asked to wait, follow it to its end."""
-    if not options.words or options.words[0] not in _SUBMITTABLE:
-        received = " ".join(options.words) or "nothing"
-        raise UsageError(f"after `--` one of {', '.join(_SUBMITTABLE)} is expected, received {received!r}")
-    if local := [word for word in options.words[1:3] if not word.startswith("-") and "://" not in word]:
-        note(f"note: {', '.join(local)} will be looked for on the cluster's nodes, not on this machine")
-    entrypoint = shlex.join(["python", "-m", "jobs.cli", *options.words, "--address", _IN_THE_CLUSTER])
+    check(options.words)
+    address = dashboard(options.address)
+    return submit(options, connect(address), address)
 
+
+def submit(options: Options, client: Client, address: str) -> dict[str, Any]:
+    """Submit to this client, and follow."""
+    entrypoint = shlex.join(["python", "-m", "jobs.cli", *options.words])
+    with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
+        _pack(Path(folder))
+        try:
+            job = client.submit_job(
+                entrypoint=entrypoint,
+                runtime_env={"working_dir": folder},
+                submission_id=options.submission_id,
+            )
+        except _failures() as error:
+            if "already exists" in str(error):
+                raise UsageError(
+                    f"{address} has a job {options.submission_id!r} already: "
+                    "give another --submission-id, or none"
+                ) from error
+            raise DeblurError(f"{address} does not take the job: {_reason(error)}") from error
+    note(f"submitted {job}: {shlex.join(['deblur', *options.words])}")
+    summary = {"job": "submit", "address": address, "submission_id": job}
+    if not options.wait:
+        note(_what_next(address, job))
+        return summary | {"status": "SUBMITTED"}
+    try:
+        return summary | follow(client, job)
+    except KeyboardInterrupt:
+        note(f"\ndeblur: the job goes on without you\n{_what_next(address, job)}")
+        return summary | {"status": "RUNNING", "exit_code": 130}
+    except _failures() as error:
+        raise DeblurError(
+            f"lost contact with {address} ({_reason(error)}); the job may well go on\n"
+            f"{_what_next(address, job)}"
+        ) from error
+
+
+# === Before ===
+
+
+def check(words: tuple[str, ...]) -> None:
+    """Make sure that the command is one that can run on the cluster; nothing has been sent yet."""
+    if not words or words[0] not in _SUBMITTABLE:
+        received = repr(" ".join(words)) if words else "nothing"
+        raise UsageError(
+            f"after `--` one of {', '.join(_SUBMITTABLE)} is expected, received {received}"
+        )
+    job = App(default_parameter=Parameter(negative=()), help_flags=(), version_flags=())
+    job.default(import_module(f"jobs.{words[0]}").run)
+    try:
+        bound = job.parse_args(words[1:], exit_on_error=False, print_error=False)[1]
+    except CycloptsError as error:
+        raise UsageError(f"{error} See `deblur {words[0]} --help`") from error
+    options = bound.arguments.get("options")
+    if options is None:  # of `demo`, which has a default for everything
+        options = import_module(f"jobs.{words[0]}").Options()
+    if options.cluster.address:
+        raise UsageError("--address belongs before `--`: a job runs on the cluster it is sent to")
+    local = []
+    for name in _PLACES:
+        value = getattr(options, name, ())
+        for place in (value,) if isinstance(value, str) else value:
+            if place.startswith(("/", "file://")):
+                local.append(place)
+            elif "://" not in place and not (name == "model" and "/" not in place):
+                raise UsageError(
+                    f"{name.upper()} {place!r} would be a folder of the job's own, which goes away "
+                    "with it: give s3://…, or an absolute path that the cluster's nodes have"
+                )
+    if local:
+        note(
+            f"note: {', '.join(local)}: on the cluster, not on this machine; "
+            "several nodes must share the folder"
+        )
+
+
+def dashboard(address: str | None) -> str:
+    """Return the address of the dashboard, with its scheme."""
+    address = (
+        address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or ""
+    )
+    example = "the cluster's dashboard, such as http://head:8265"
+    if not address:
+        raise UsageError(f"--address is missing: {example}")
+    url = (address if "://" in address else f"http://{address}").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or address in {"auto", "local"}:
+        raise UsageError(f"--address {address!r}: expected {example}")
+    return url
+
+
+def connect(address: str) -> Client:
+    """Return a client of the dashboard, which has answered."""
     from ray.job_submission import JobSubmissionClient
 
+    # They tell of uploads and WebSockets, whatever the level of `ray`.
+    for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
+    for name in ("packaging", "working_dir"):
+        logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
+    # Ray prefers these to what it is told.
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
-        client = JobSubmissionClient(options.address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DeblurError(f"no Ray dashboard answers at {options.address!r}: {error}") from error
-    with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
-        for package in ("deblur", "jobs"):
-            with as_file(files(package)) as path:
-                copytree(path, Path(folder) / package, ignore=ignore_patterns("__pycache__"))
-        job = client.submit_job(
-            entrypoint=entrypoint, runtime_env={"working_dir": folder}, submission_id=options.submission_id
-        )
-    note(f"submitted {job}: {entrypoint}")
-    if not options.wait:
-        return {"job": "submit", "submission_id": job, "status": "SUBMITTED"}
-    return _follow(client, job)
+        _knock(address)
+        client: Client = JobSubmissionClient(address)
+        return client
+    except _failures() as error:
+        raise DeblurError(f"no Ray dashboard answers at {address}: {_reason(error)}") from error
 
 
-def _follow(client: Any, job: str) -> dict[str, Any]:
-    import asyncio
+def _knock(address: str) -> None:
+    """Raise OSError unless something answers soon."""
+    try:
+        with urllib.request.urlopen(f"{address}/api/version", timeout=_ANSWER_S):
+            pass
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 404:  # Ray's client knows better what other codes mean
+            raise OSError("what answers there is no Ray dashboard") from error
+    except urllib.error.URLError as error:
+        raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from error
 
-    async def tail() -> None:
-        async for lines in client.tail_job_logs(job):
-            note(lines.rstrip("\n"))
 
-    asyncio.run(tail())
-    details = client.get_job_info(job)
+def _pack(folder: Path) -> None:
+    """Copy the code that goes along."""
+    for package in ("deblur", "jobs"):
+        source = files(package)
+        copytree(str(source), folder / package, ignore=ignore_patterns("__pycache__", "*.pyc"))
+
+
+# === After ===
+
+
+def follow(client: Client, job: str) -> dict[str, Any]:
+    """Show the job's output until it ends, and return how it ended."""
+    output = Output(note)
+    lost = 0
+    while True:
+        before = output.seen
+        try:
+            asyncio.run(_tail(client, job, output))
+            details = client.get_job_info(job)
+        except _failures():
+            # Mostly a port-forward or a proxy that gave up. The output comes again from its start.
+            lost = 1 if output.seen > before else lost + 1
+            if lost > _LOST:
+                raise
+            time.sleep(_RECONNECT_S)
+            continue
+        if str(details.status) in {"SUCCEEDED", "FAILED", "STOPPED"}:
+            break
+        time.sleep(_POLL_S)
+    output.close()
+    return _outcome(details, output.summary)
+
+
+async def _tail(client: Client, job: str, output: Output) -> None:
+    skip = output.seen
+    async for text in client.tail_job_logs(job):
+        output.write(text[skip:])
+        skip = max(skip - len(text), 0)
+
+
+@dataclass
+class Output:
+    """Passes on a job's lines, all but its summary, which it keeps."""
+
+    show: Callable[[str], None]
+    seen: int = 0
+    summary: dict[str, Any] | None = None
+    _rest: str = ""
+    _held: list[str] = field(default_factory=list)
+
+    def write(self, text: str) -> None:
+        """Take some more of the output, which may end in the middle of a line."""
+        self.seen += len(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._line(line)
+
+    def close(self) -> None:
+        """Pass on what is left."""
+        if self._rest:
+            self._line(self._rest)
+        self._release()
+
+    def _line(self, line: str) -> None:
+        if _CHATTER.match(line):
+            return
+        if line == "{":
+            self._release()
+        elif not self._held:
+            self.show(line)
+            return
+        self._held.append(line)
+        if line != "}":
+            return
+        try:
+            found = json.loads("\n".join(self._held))
+        except ValueError:
+            found = {}
+        if "job" in found:
+            self.summary = found
+            self._held = []
+        self._release()
+
+    def _release(self) -> None:
+        for line in self._held:
+            self.show(line)
+        self._held = []
+
+
+# What Ray itself says about the job, in the same stream.
+_CHATTER = re.compile(
+    r"Running entrypoint for job |[\d-]+ [\d:,]+\tINFO job_manager\.py"
+    r"|\*\*\* SIGTERM received at |PC: @ |    @ "  # its farewell to a job that is stopped
+)
+
+
+def _outcome(details: Any, summary: dict[str, Any] | None) -> dict[str, Any]:
     code = details.driver_exit_code
-    return {
-        "job": "submit",
-        "submission_id": job,
-        "status": str(details.status),
-        "exit_code": code if code is not None else 1,
-    }
+    status = str(details.status)
+    if code is None:  # there was no process, or none that ended by itself
+        code = 0 if status == "SUCCEEDED" else 1
+        if status == "STOPPED":
+            warn("the job was stopped")
+        elif code:
+            note(f"deblur: error: the cluster did not run the job: {_reason(details.message)}")
+    elif code < 0:
+        note(f"deblur: error: the job's process on the cluster was ended by signal {-code}")
+        code = 128 - code
+    return {"status": status, "exit_code": code, "summary": summary}
+
+
+def _what_next(address: str, job: str) -> str:
+    return (
+        f"follow it: ray job logs --address {address} --follow {job}\n"
+        f"stop it:   ray job stop --address {address} {job}"
+    )
+
+
+def _reason(error: object) -> str:
+    """Return the last line, which is what happened where Ray gives a whole trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what Ray's client raises when the other side fails."""
+    from aiohttp import ClientError
+    from ray.exceptions import RayError
+
+    return (RayError, RuntimeError, OSError, ValueError, ClientError)

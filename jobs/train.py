@@ -199,7 +199,7 @@ def cpus_per_worker(total: float, workers: int) -> float:
 
     A reservation only keeps others off. On two cores, two workers reserve half a core each and use what there is.
     """
-    share = max(total - 1, 1) / workers
+    share = (total - 1 if total > 1 else total / 2) / workers
     return float(int(share)) if share >= 1 else max(int(share * 100) / 100, 0.01)
 
 

@@ -30,10 +30,8 @@ def encoded(store: Store) -> Any:
     names = pairs.shards(store, "train")
     if not names:
         raise UsageError(f"{store.uri} says that it has training pairs, but its shards are gone")
-    columns = ["key", "sharp", "blurred"]
-    return ray.data.read_parquet(
-        [f"{path}/{name}" for name in names], filesystem=filesystem, columns=columns
-    ).materialize()
+    coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
+    return coded.select_columns(["key", "sharp", "blurred"]).materialize()
 
 
 class Planned(DataConfig):
@@ -57,7 +55,7 @@ class Planned(DataConfig):
         context.execution_options.preserve_order = True  # else blocks come as they are ready, to whoever asks
         blocks = load.blocks * world_size
         batches = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
-            load, batch_size=None, num_cpus=1
+            load, batch_size=None, num_cpus=0.5
         )
         splits = batches.streaming_split(world_size, equal=True)
         return [{"train": split} for split in splits]

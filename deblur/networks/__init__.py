@@ -1,4 +1,4 @@
-"""The networks by name. Each maps (B, H, W, 3) in [0, 1] to the same shape; pure Keras 3, so it runs on any backend.
+"""The networks by name. Each maps (B, H, W, 3) in [0, 1] to the same shape, in pure Keras 3.
 
 Keras is imported when a network is built, not when its facts are asked for.
 """
@@ -6,7 +6,7 @@ Keras is imported when a network is built, not when its facts are asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -20,9 +20,10 @@ class Network:
     Attributes:
         module: where both are, in this package.
         stride: heights and widths must be multiples of it.
-        tile_px: side of the tiles that it restores best (what it was trained on, if it has statistics over a tile).
+        tile_px: side of the tiles that it restores best: what it was trained on.
         overlap_px: by how much tiles overlap when a photo is restored.
         arguments: what both are built with.
+        generator_arguments: what the generator alone is built with besides.
     """
 
     module: str
@@ -30,24 +31,29 @@ class Network:
     tile_px: int
     overlap_px: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    generator_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def generator(self, dtype: str = "float32") -> Any:
-        """Build the `keras.Model` that takes one blurred picture. `dtype` is a Keras dtype policy."""
-        return self._build("generator", dtype)
+        """Build the `keras.Model` that takes (B, H, W, 3) blurred in [0, 1] and returns the same.
+
+        Args:
+            dtype: Keras dtype policy; the output is float32 in any.
+        """
+        return self._part("generator")(dtype, **self.arguments, **self.generator_arguments)
 
     def discriminator(self, dtype: str = "float32") -> Any:
         """Build the `keras.Model` that takes [blurred, picture] and returns a map of logits."""
-        return self._build("discriminator", dtype)
+        return self._part("discriminator")(dtype, **self.arguments)
 
-    def _build(self, part: str, dtype: str) -> Any:
-        return getattr(import_module(f"deblur.networks.{self.module}"), part)(dtype, **self.arguments)
+    def _part(self, name: str) -> Any:
+        return getattr(import_module(f"deblur.networks.{self.module}"), name)
 
 
-_PIX2PIX = {"module": "pix2pix", "stride": 256, "tile_px": 256, "overlap_px": 32}
+_PIX2PIX = Network("pix2pix", stride=256, tile_px=256, overlap_px=32, arguments={"width": 64})
 
 NETWORKS: Mapping[str, Network] = {
-    "pix2pix": Network(**_PIX2PIX, arguments={"width": 64}),  # the report's
-    "pix2pix-small": Network(**_PIX2PIX, arguments={"width": 16}),  # a sixteenth, for demos and tests
+    "pix2pix": _PIX2PIX,  # the report's
+    "pix2pix-small": replace(_PIX2PIX, arguments={"width": 16}),  # a sixteenth, for demos and tests
 }
 
 

@@ -1,17 +1,20 @@
 """The GAN of the report: pix2pix's U-Net generator and 70x70 PatchGAN discriminator.
 
-Isola, Zhu, Zhou, Efros: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, as TensorFlow's
-tutorial builds it: 54,414,979 + 2,768,641 = 57,183,620 trainable parameters.
+Isola, Zhu, Zhou, Efros: Image-to-Image Translation with Conditional Adversarial Networks, CVPR
+2017, as TensorFlow's tutorial builds it: 54,414,979 + 2,768,641 = 57,183,620 trainable parameters.
 
-One thing differs. The tutorial normalises over the batch and runs inference in training mode, so that a photo's result
-depends on chance and on its batch mates. At its batch size of one, those statistics are the photo's own; so we take the
-photo's own always (instance normalisation: group normalisation with one channel a group). The parameters are the same
-ones, dropout is off outside training, and a photo gives the same pixels in any company. What stays as it was: at 256x256
-the innermost feature map is one pixel, whose own statistics normalise it to zero, so the bottleneck's weights learn
-nothing (junyanz/pytorch-CycleGAN-and-pix2pix#60).
+One thing differs. The tutorial normalises over the batch and runs inference in training mode, so
+that a photo's result depends on chance and on its batch mates. At its batch size of one, those
+statistics are the photo's own; so we take the photo's own always (instance normalisation: group
+normalisation with one channel a group). The parameters are the same ones, dropout is off outside
+training, and a photo gives the same pixels in any company. What stays as it was: at 256x256 the
+innermost feature map is one pixel, whose own statistics normalise it to zero, so the weights of the
+bottleneck learn nothing (junyanz/pytorch-CycleGAN-and-pix2pix#60).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 from keras import layers
@@ -22,13 +25,16 @@ _DOWN = (1, 2, 4, 8, 8, 8, 8, 8)  # filters a level, in units of the width; 64 i
 _UP = (8, 8, 8, 8, 4, 2, 1)
 _DROPOUT_LEVELS = 3
 _LEAK = 0.3  # Keras's default, which the tutorial uses; the paper has 0.2
+_HALVING: dict[str, Any] = {"strides": 2, "padding": "same", "use_bias": False}
 
 
-def _initializer() -> keras.Initializer:
-    return keras.initializers.RandomNormal(0.0, 0.02)
+def _conv(kind: type[keras.Layer], filters: int, dtype: str, name: str, **options: Any) -> Any:
+    initializer = keras.initializers.RandomNormal(0.0, 0.02)
+    return kind(filters, 4, kernel_initializer=initializer, dtype=dtype, name=name, **options)
 
 
-def _normalization(name: str, dtype: str) -> keras.Layer:
+def _norm(dtype: str, name: str) -> keras.Layer:
+    # 9 % of an inference's time (2 cores, either precision). It computes in float32 always.
     return layers.GroupNormalization(groups=-1, epsilon=1e-3, dtype=dtype, name=name)
 
 
@@ -41,65 +47,57 @@ def generator(dtype: str = "float32", *, width: int = 64, dropout: float = 0.5) 
         dropout: rate in the three innermost levels of the way up, in training alone.
     """
     blurred = keras.Input((SIZE_PX, SIZE_PX, 3), name="blurred")
-    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="to_signed")(blurred)
+    # In float32: a bfloat16 near 1 has steps of half an 8-bit level, centred ones of a quarter.
+    x = layers.Rescaling(2.0, -1.0, dtype="float32", name="to_signed")(blurred)
 
     # === Down: 256 -> 1 ===
     skips = []
     for level, factor in enumerate(_DOWN):
-        x = layers.Conv2D(
-            factor * width, 4, strides=2, padding="same", use_bias=False, kernel_initializer=_initializer(),
-            dtype=dtype, name=f"down{level}_conv",
-        )(x)  # fmt: skip
+        x = _conv(layers.Conv2D, factor * width, dtype, f"down{level}_conv", **_HALVING)(x)
         if level > 0:
-            x = _normalization(f"down{level}_norm", dtype)(x)
+            x = _norm(dtype, f"down{level}_norm")(x)
         x = layers.LeakyReLU(_LEAK, dtype=dtype, name=f"down{level}_act")(x)
         skips.append(x)
 
     # === Up: 1 -> 128 ===
     for level, factor in enumerate(_UP):
-        x = layers.Conv2DTranspose(
-            factor * width, 4, strides=2, padding="same", use_bias=False, kernel_initializer=_initializer(),
-            dtype=dtype, name=f"up{level}_conv",
-        )(x)  # fmt: skip
-        x = _normalization(f"up{level}_norm", dtype)(x)
+        x = _conv(layers.Conv2DTranspose, factor * width, dtype, f"up{level}_conv", **_HALVING)(x)
+        x = _norm(dtype, f"up{level}_norm")(x)
         if level < _DROPOUT_LEVELS and dropout:
             x = layers.Dropout(dropout, dtype=dtype, name=f"up{level}_dropout")(x)
         x = layers.ReLU(dtype=dtype, name=f"up{level}_act")(x)
         x = layers.Concatenate(dtype=dtype, name=f"up{level}_skip")([x, skips[-2 - level]])
 
     # === Out: 128 -> 256 ===
-    x = layers.Conv2DTranspose(
-        3, 4, strides=2, padding="same", kernel_initializer=_initializer(), dtype=dtype, name="out_conv"
-    )(x)
+    x = _conv(layers.Conv2DTranspose, 3, dtype, "out_conv", strides=2, padding="same")(x)
     x = layers.Activation("tanh", dtype="float32", name="out_tanh")(x)
     restored = layers.Rescaling(0.5, 0.5, dtype="float32", name="to_unit")(x)
     return keras.Model(blurred, restored, name="generator")
 
 
 def discriminator(dtype: str = "float32", *, width: int = 64) -> keras.Model:
-    """Return the PatchGAN: (blurred, picture), each (B, 256, 256, 3) in [0, 1], to (B, 30, 30, 1) logits.
+    """Return the PatchGAN: [blurred, picture], (B, 256, 256, 3) in [0, 1], to (B, 30, 30, 1).
 
     A logit judges a patch of 70x70 pixels: positive if it takes the picture for a sharp photo.
+
+    Args:
+        dtype: Keras dtype policy, `float32` or `mixed_bfloat16`; the logits are float32.
+        width: filters of the first level.
     """
     shape = (SIZE_PX, SIZE_PX, 3)
     blurred, picture = keras.Input(shape, name="blurred"), keras.Input(shape, name="picture")
-    x = layers.Concatenate(dtype=dtype, name="pair")([blurred, picture])
-    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="to_signed")(x)
-    for level, factor in enumerate((1, 2, 4)):
-        x = layers.Conv2D(
-            factor * width, 4, strides=2, padding="same", use_bias=False, kernel_initializer=_initializer(),
-            dtype=dtype, name=f"down{level}_conv",
-        )(x)  # fmt: skip
+    x = layers.Concatenate(dtype="float32", name="pair")([blurred, picture])
+    x = layers.Rescaling(2.0, -1.0, dtype="float32", name="to_signed")(x)
+    for level, factor in enumerate(_DOWN[:3]):
+        x = _conv(layers.Conv2D, factor * width, dtype, f"down{level}_conv", **_HALVING)(x)
         if level > 0:
-            x = _normalization(f"down{level}_norm", dtype)(x)
+            x = _norm(dtype, f"down{level}_norm")(x)
         x = layers.LeakyReLU(_LEAK, dtype=dtype, name=f"down{level}_act")(x)
     x = layers.ZeroPadding2D(dtype=dtype, name="pad0")(x)
-    x = layers.Conv2D(
-        8 * width, 4, use_bias=False, kernel_initializer=_initializer(), dtype=dtype, name="patch_conv"
-    )(x)
-    x = _normalization("patch_norm", dtype)(x)
+    x = _conv(layers.Conv2D, 8 * width, dtype, "patch_conv", use_bias=False)(x)
+    x = _norm(dtype, "patch_norm")(x)
     x = layers.LeakyReLU(_LEAK, dtype=dtype, name="patch_act")(x)
     x = layers.ZeroPadding2D(dtype=dtype, name="pad1")(x)
-    logits = layers.Conv2D(1, 4, kernel_initializer=_initializer(), dtype=dtype, name="logits")(x)
-    logits = layers.Activation("linear", dtype="float32", name="to_float32")(logits)
+    x = _conv(layers.Conv2D, 1, dtype, "logits_conv")(x)
+    logits = layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model([blurred, picture], logits, name="discriminator")

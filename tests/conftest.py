@@ -1,0 +1,155 @@
+"""What all tests share: made-up photos, an S3 store, and an environment without the user's own."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything reads them, and for all processes that tests start: no credentials, no endpoint
+# and no profile of whoever runs the tests.
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+os.environ |= {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+hypothesis.settings.register_profile("deblur", deadline=None)
+hypothesis.settings.load_profile("deblur")
+
+
+class Photos:
+    """Makes small pictures that look like photos to a coder: soft, with edges and some noise."""
+
+    @staticmethod
+    def pixels(
+        height: int = 48, width: int = 64, *, seed: int = 0, dtype: type = np.uint8
+    ) -> np.ndarray:
+        """Return (height, width, 3) RGB over most of the range of `dtype`."""
+        rng = np.random.default_rng(seed)
+        picture = np.zeros((height, width, 3), np.float32)
+        for cells, strength in ((3, 1.0), (8, 0.4), (24, 0.1)):
+            grid = rng.random((cells, cells, 3), np.float32)
+            picture += strength * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        picture[height // 3 : height // 2, width // 4 : width // 2] *= 0.6
+        picture = (picture - picture.min()) / np.ptp(picture)
+        picture += rng.normal(0, 0.004, picture.shape).astype(np.float32)
+        top = np.iinfo(dtype).max
+        return np.rint(np.clip(picture, 0, 1) * top).astype(dtype)
+
+    @staticmethod
+    def file(pixels: np.ndarray, format: str = "JPEG", **options: Any) -> bytes:
+        """Return a file's bytes; `options` are Pillow's. (H, W) is grey, four channels are RGBA."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format, **options)
+        return buffer.getvalue()
+
+    def jpeg(self, height: int = 48, width: int = 64, *, seed: int = 0, **options: Any) -> bytes:
+        """Return the bytes of a JPEG of 4:4:4 at quality 92, unless told otherwise."""
+        pixels = self.pixels(height, width, seed=seed)
+        return self.file(pixels, **{"quality": 92, "subsampling": 0} | options)
+
+
+@pytest.fixture(scope="session")
+def photos() -> Photos:
+    return Photos()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Run an S3 store and return its endpoint, which the environment names from here on."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def bucket(s3: str) -> Callable[[], str]:
+    """Return a function that makes an empty bucket and returns its URI, `s3://...`."""
+
+    def make() -> str:
+        import boto3
+
+        name = f"bucket-{next(_numbers)}"
+        boto3.session.Session().client("s3", endpoint_url=s3).create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: str) -> Iterator[None]:
+    """Run an embedded Ray that the jobs of all tests join; its workers know the S3 store."""
+    from jobs import runtime
+
+    with runtime.cluster(runtime.Cluster(cpus=2)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def sharp_folder(tmp_path_factory: pytest.TempPathFactory, photos: Photos) -> Path:
+    """Return a folder of two categories with nine photos each, one of them broken."""
+    folder = tmp_path_factory.mktemp("sharp")
+    for number, category in enumerate(("castle", "forest")):
+        for index in range(9):
+            path = folder / category / f"{index}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(photos.jpeg(280 + 8 * index, 300, seed=100 * number + index))
+    (folder / "castle" / "8.jpg").write_bytes(b"\xff\xd8 this was a photo once")
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_pairs(
+    tmp_path_factory: pytest.TempPathFactory, sharp_folder: Path, ray_cluster: None
+) -> Path:
+    """Return pairs of 256x256, eight to train on and four to test on."""
+    from jobs import preprocess
+
+    folder = tmp_path_factory.mktemp("pairs")
+    preprocess.run(preprocess.Options(str(sharp_folder), str(folder), train=4, test=2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, made_pairs: Path) -> Path:
+    """Return a run of a few steps, with its model."""
+    from jobs import train
+
+    folder = tmp_path_factory.mktemp("run")
+    options = train.Options(
+        str(made_pairs),
+        str(folder),
+        network="pix2pix-small",
+        epochs=1,
+        checkpoint_steps=3,
+        name="tiny",
+    )
+    train.run(options)
+    return folder

@@ -1,0 +1,599 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import pickle
+import struct
+import time
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
+
+from deblur import photo
+from deblur.errors import PhotoError
+
+# As photo.py asks for itself; pytest sets the filters anew for each test.
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
+
+LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "BMP": {}}
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+TOP = {np.uint8: 255, np.uint16: 65535}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    assert a.shape == b.shape
+    error = np.mean((a.astype(np.float64) - b) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def grey_of(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels[..., 1])
+
+
+def rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def exif_block(orientation: int, order: str = "<", kind: int = 3) -> bytes:
+    """Return a block with a make, an orientation and what looks like a maker's own secrets."""
+    make = b"Camera Maker\0"
+    value = struct.pack(f"{order}I", orientation) if kind == 4 else b""
+    value = value or struct.pack(f"{order}HH", orientation, 0)
+    entries = struct.pack(f"{order}HHII", 0x010F, 2, len(make), 8 + 2 + 24 + 4)
+    entries += struct.pack(f"{order}HHI", 0x0112, kind, 1) + value
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    directory = struct.pack(f"{order}H", 2) + entries + struct.pack(f"{order}I", 0)
+    return b"Exif\0\0" + head + directory + make + b"\0secret \x01\x12\xff"
+
+
+def png(
+    width: int, height: int, depth: int, kind: int, rows: bytes, *extra: tuple[bytes, bytes]
+) -> bytes:
+    """Return a PNG of these raw rows, each with its filter's byte in front."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+# === JPEG ===
+
+
+@pytest.mark.parametrize("quality", [60, 92, 98])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_coded_as_its_source(
+    photos: Any, quality: int, subsampling: int, progressive: bool
+) -> None:
+    options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    data = photos.jpeg(96, 128, **options, dpi=(300, 300), comment=b"hello")
+    source = photo.decode(data)
+    np.testing.assert_array_equal(source.pixels, np.asarray(opened(data)))
+    again = photo.encode(source)
+    before, after = opened(data), opened(again)
+    assert isinstance(after, JpegImagePlugin.JpegImageFile)
+    assert after.quantization == before.quantization
+    assert JpegImagePlugin.get_sampling(after) == subsampling
+    assert bool(after.info.get("progressive")) == progressive
+    assert after.info["dpi"] == (300, 300)
+    assert after.info["comment"] == b"hello"
+    assert psnr(photo.decode(again).pixels, source.pixels) > 40
+    assert abs(len(again) / len(data) - 1) < 0.1
+
+
+def test_a_grey_jpeg_stays_grey(photos: Any) -> None:
+    data = photos.file(grey_of(photos.pixels()), quality=90)
+    source = photo.decode(data)
+    assert source.grey
+    np.testing.assert_array_equal(source.pixels, rgb(np.asarray(opened(data))))
+    assert opened(photo.encode(source)).mode == "L"
+
+
+def test_the_channels_of_a_restored_grey_photo_are_averaged(photos: Any) -> None:
+    source = photo.decode(photos.file(grey_of(photos.pixels()), "PNG"))
+    restored = source.pixels.copy()
+    restored[0, 0], restored[0, 1] = (10, 20, 40), (255, 255, 255)
+    again = photo.decode(photo.encode(source.with_pixels(restored)))
+    assert again.grey
+    assert again.pixels[0, :2, 0].tolist() == [23, 255]
+    np.testing.assert_array_equal(again.pixels[1:], source.pixels[1:])
+
+
+@pytest.mark.parametrize("icc", [b"", b"no profile at all", ICC])
+def test_inks_become_colours(photos: Any, icc: bytes) -> None:
+    """CMYK without a profile of inks, with a broken one and with one of something else."""
+    image = Image.fromarray(photos.pixels()).convert("CMYK")
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=98, icc_profile=icc)
+    source = photo.decode(buffer.getvalue())
+    assert psnr(source.pixels, photos.pixels()) > 35
+    assert source.icc is None
+    assert opened(photo.encode(source)).mode == "RGB"
+
+
+def test_a_jpeg_of_rgb_has_true_colours(photos: Any) -> None:
+    source = photo.decode(photos.jpeg(quality=95, keep_rgb=True))
+    assert psnr(source.pixels, photos.pixels()) > 38
+    assert psnr(photo.decode(photo.encode(source)).pixels, source.pixels) > 38
+
+
+def test_noise_as_a_progressive_jpeg_of_the_best_quality(capfd: pytest.CaptureFixture[str]) -> None:
+    """Pillow's buffer is too small for it, so it is coded in one go."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    coding = {"progressive": True, "qtables": [[1] * 64] * 2, "subsampling": 0}
+    again = photo.decode(photo.encode(photo.Photo(noise, format="JPEG", coding=coding)))
+    assert psnr(again.pixels, noise) > 40
+    capfd.readouterr()  # libjpeg says so; there is no switch
+
+
+def test_a_preview_behind_the_photo_is_left_out(photos: Any) -> None:
+    buffer = io.BytesIO()
+    first, second = (Image.fromarray(photos.pixels(seed=seed)) for seed in (0, 1))
+    first.save(buffer, "MPO", save_all=True, append_images=[second], quality=95)
+    source = photo.decode(buffer.getvalue())
+    assert source.format == "JPEG"
+    assert psnr(source.pixels, photos.pixels()) > 35
+    assert opened(photo.encode(source)).format == "JPEG"
+
+
+# === Lossless formats ===
+
+
+@pytest.mark.parametrize(
+    ("format", "kind"),
+    # But for one: Pillow writes no alpha into a BMP that it reads again.
+    [
+        pair
+        for pair in itertools.product(LOSSLESS, ["colour", "grey", "alpha", "palette", "two"])
+        if pair != ("BMP", "alpha")
+    ],
+)
+def test_lossless_formats_keep_every_bit(photos: Any, format: str, kind: str) -> None:
+    pixels = photos.pixels()
+    image = Image.fromarray(pixels)
+    if kind == "grey":
+        image = image.convert("L")
+    elif kind == "palette":
+        image = image.quantize(16)
+    elif kind == "two":
+        image = image.convert("1")
+    elif kind == "alpha":
+        image.putalpha(Image.fromarray(photos.pixels(seed=1)[..., 0]))
+    buffer = io.BytesIO()
+    image.save(buffer, format, **LOSSLESS[format])
+    source = photo.decode(buffer.getvalue())
+    expected = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(source.pixels, expected[..., :3])
+    assert (source.alpha is not None) == (kind == "alpha")
+    if source.alpha is not None:
+        np.testing.assert_array_equal(source.alpha, expected[..., 3])
+    assert source.grey == (kind in {"grey", "two"} and format != "WEBP")
+    again = photo.decode(photo.encode(source))
+    np.testing.assert_array_equal(again.pixels, source.pixels)
+    assert (again.alpha == source.alpha) if source.alpha is None else True
+    if source.alpha is not None:
+        np.testing.assert_array_equal(again.alpha, source.alpha)
+    assert (again.grey, again.format) == (source.grey, format)
+
+
+def test_grey_with_alpha(photos: Any) -> None:
+    grey, alpha = grey_of(photos.pixels()), grey_of(photos.pixels(seed=1))
+    source = photo.decode(photos.file(np.dstack([grey, alpha]), "PNG"))
+    np.testing.assert_array_equal(source.pixels, rgb(grey))
+    np.testing.assert_array_equal(source.alpha, alpha)
+    assert opened(photo.encode(source)).mode == "LA"
+
+
+def test_a_palette_with_transparency(photos: Any) -> None:
+    image = Image.fromarray(photos.pixels()).quantize(8)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=bytes([0, 128, *[255] * 6]))
+    source = photo.decode(buffer.getvalue())
+    assert source.alpha is not None
+    index = np.asarray(image)
+    assert set(source.alpha[index == 0]) == {0}
+    assert set(source.alpha[index == 1]) == {128}
+    assert set(source.alpha[index > 1]) == {255}
+    again = photo.decode(photo.encode(source))
+    np.testing.assert_array_equal(again.alpha, source.alpha)
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "levels"),
+    [(1, b"\x50", [0, 255, 0, 255]), (2, b"\x1b", [0, 85, 170, 255]), (4, b"\x05\xaf", None)],
+)
+def test_the_grey_that_is_transparent(depth: int, row: bytes, levels: list[int] | None) -> None:
+    """Pillow forgets it where there are 2 or 4 bits."""
+    levels = levels or [0, 85, 170, 255]
+    clear = (2**depth - 1) // 3 or 1
+    source = photo.decode(png(4, 1, depth, 0, b"\0" + row, (b"tRNS", struct.pack(">H", clear))))
+    assert source.pixels[0, :, 0].tolist() == levels
+    assert source.alpha is not None
+    assert source.alpha[0].tolist() == [0 if v == levels[1] else 255 for v in levels]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_of_16_bits(photos: Any, channels: int) -> None:
+    pixels = photos.pixels(dtype=np.uint16)
+    alpha = grey_of(photos.pixels(seed=1, dtype=np.uint16))
+    samples = np.dstack([pixels, alpha])[..., :channels] if channels > 1 else grey_of(pixels)
+    # OpenCV is the oracle here: it reads and writes them, with blue first.
+    order = [2, 1, 0, 3][:channels]
+    data = cv2.imencode(".png", samples[..., order] if channels > 1 else samples)[1].tobytes()
+    source = photo.decode(data)
+    assert source.grey == (channels == 1)
+    np.testing.assert_array_equal(source.pixels, rgb(samples) if channels == 1 else pixels)
+    assert (source.alpha is not None) == (channels == 4)
+    again = cv2.imdecode(np.frombuffer(photo.encode(source), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(again[..., order] if channels > 1 else again, samples)
+
+
+def test_png_of_16_bits_grey_with_alpha(photos: Any) -> None:
+    pixels = rgb(grey_of(photos.pixels(dtype=np.uint16)))
+    alpha = grey_of(photos.pixels(seed=1, dtype=np.uint16))
+    made = photo.Photo(pixels, alpha, grey=True)
+    data = photo.encode(made)
+    assert data[24:26] == b"\x10\x04"
+    source = photo.decode(data)
+    np.testing.assert_array_equal(source.pixels, pixels)
+    np.testing.assert_array_equal(source.alpha, alpha)
+    assert source.grey
+
+
+def test_the_colour_that_is_transparent_in_16_bits() -> None:
+    row = struct.pack(">6H", 1000, 2000, 3000, 1000, 2000, 3001)
+    clear = (b"tRNS", struct.pack(">3H", 1000, 2000, 3000))
+    source = photo.decode(png(2, 1, 16, 2, b"\0" + row, clear))
+    assert source.pixels.tolist() == [[[1000, 2000, 3000], [1000, 2000, 3001]]]
+    assert source.alpha is not None
+    assert source.alpha.tolist() == [[0, 65535]]
+
+
+@pytest.mark.parametrize("extra", [{}, {"exif": exif_block(1)}, {"icc_profile": ICC}])
+def test_webp_stays_lossless_or_lossy(photos: Any, extra: dict[str, Any]) -> None:
+    for lossless in (False, True):
+        data = photos.file(photos.pixels(), "WEBP", lossless=lossless, quality=80, **extra)
+        source = photo.decode(data)
+        assert source.coding["lossless"] == lossless
+        again = photo.decode(photo.encode(source))
+        assert again.coding["lossless"] == lossless
+        assert psnr(again.pixels, source.pixels) > (100 if lossless else 38)
+
+
+def test_tiff_keeps_who_made_it_and_shrinks(photos: Any) -> None:
+    smooth = cv2.GaussianBlur(photos.pixels(200, 300), (0, 0), 3)
+    tags = {270: "A castle", 315: "Ann", 33432: "(c) Ann", 700: b"<x/>"}
+    source = photo.decode(photos.file(smooth, "TIFF", tiffinfo=tags, dpi=(240, 240)))
+    data = photo.encode(source)
+    again = opened(data)
+    assert {tag: again.tag_v2[tag] for tag in tags} == tags  # type: ignore[attr-defined]
+    assert again.info["dpi"] == (240, 240)
+    assert len(data) < smooth.nbytes / 2
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_tiff_as_others_code_it(photos: Any, compression: str) -> None:
+    options = {"quality": 95} if compression == "jpeg" else {}
+    data = photos.file(photos.pixels(), "TIFF", compression=compression, **options)
+    source = photo.decode(data)
+    np.testing.assert_array_equal(source.pixels, np.asarray(opened(data).convert("RGB")))
+    assert psnr(source.pixels, photos.pixels()) > 30
+
+
+# === Upright, with its metadata ===
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "PNG of 16 bits"])
+def test_photos_come_out_upright(photos: Any, orientation: int, format: str) -> None:
+    block = exif_block(orientation)
+    if format == "PNG of 16 bits":
+        pixels = photos.pixels(dtype=np.uint16)
+        data = photo.encode(photo.Photo(pixels, exif=block))
+        upright = np.asarray(ImageOps.exif_transpose(opened(data)))
+        source = photo.decode(data)
+        np.testing.assert_array_equal(source.pixels >> 8, upright)
+    else:
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        exif = tags if format == "TIFF" else block
+        options = {"exif": exif} | LOSSLESS.get(format, {"quality": 95})
+        data = photos.file(photos.pixels(), format, **options)
+        upright = np.asarray(ImageOps.exif_transpose(opened(data)))
+        source = photo.decode(data)
+        np.testing.assert_array_equal(source.pixels, upright)
+    assert (source.height, source.width) == upright.shape[:2]
+    again = opened(photo.encode(source))
+    assert again.getexif().get(0x0112, 1) == 1
+    assert again.size == (source.width, source.height)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "PNG of 16 bits"])
+def test_the_rest_of_the_exif_is_untouched(photos: Any, order: str, kind: int, format: str) -> None:
+    block = exif_block(6, order, kind)
+    if format == "PNG of 16 bits":
+        data = photo.encode(photo.Photo(photos.pixels(dtype=np.uint16), exif=block))
+    else:
+        data = photos.file(photos.pixels(), format, exif=block)
+    source = photo.decode(data)
+    assert source.exif == exif_block(1, order, kind)
+    assert photo.decode(photo.encode(source)).exif == source.exif
+
+
+def test_exif_behind_the_pixels_of_a_png(photos: Any) -> None:
+    data = photos.file(photos.pixels(), "PNG")
+    block = exif_block(6).removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    source = photo.decode(data[:-12] + chunk + data[-12:])
+    assert source.exif == exif_block(1)
+    assert (source.width, source.height) == (48, 64)
+
+
+@given(data=st.data())
+def test_damaged_exif_is_passed_on(photos: Any, data: st.DataObject) -> None:
+    block = bytearray(exif_block(6))
+    for _ in range(data.draw(st.integers(1, 6))):
+        block[data.draw(st.integers(6, len(block) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(block[: data.draw(st.integers(6, len(block)))])
+    patched, orientation = photo._upright_exif(cut)
+    assert patched is not None
+    assert len(patched) == len(cut)
+    assert 1 <= orientation <= 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "PNG of 16 bits"])
+def test_the_colour_profile_is_untouched(photos: Any, format: str) -> None:
+    if format == "PNG of 16 bits":
+        source = photo.Photo(photos.pixels(dtype=np.uint16), icc=ICC, coding={"dpi": (96.0, 96.0)})
+    else:
+        source = photo.decode(photos.file(photos.pixels(), format, icc_profile=ICC))
+    assert source.icc == ICC
+    again = photo.decode(photo.encode(source))
+    assert again.icc == ICC
+    if format == "PNG of 16 bits":
+        assert again.coding["dpi"] == pytest.approx((96, 96), abs=0.1)
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:rights="Ann"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_xmp_is_kept_and_turned_as_well(photos: Any, format: str) -> None:
+    data = photos.file(photos.pixels(), format, xmp=XMP, exif=exif_block(6))
+    again = opened(photo.encode(photo.decode(data)))
+    assert again.info["xmp"] == XMP.replace(b'"6"', b'"1"')
+    # Not so where it speaks of a motion picture that is behind the photo and gets lost.
+    motion = XMP.replace(b"dc:rights", b'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"')
+    data = photos.file(photos.pixels(), format, xmp=motion)
+    assert "xmp" not in opened(photo.encode(photo.decode(data))).info
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_xmp_of_png(photos: Any, dtype: type) -> None:
+    made = photo.Photo(photos.pixels(dtype=dtype), coding={"xmp": XMP})
+    source = photo.decode(photo.encode(made))
+    assert source.coding["xmp"] == XMP
+    assert photo.decode(photo.encode(source)).coding["xmp"] == XMP
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (1e9, 72), (float("inf"), 72), (float("nan"), 1)])
+def test_absurd_resolutions_are_left_out(dpi: tuple[float, float]) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info["dpi"] = dpi
+    assert "dpi" not in photo._coding(image, b"")
+
+
+def test_photos_travel_between_processes(photos: Any) -> None:
+    for format in ["JPEG", "PNG", "WEBP", "TIFF", "BMP"]:
+        source = photo.decode(photos.file(photos.pixels(), format, dpi=(72, 72)))
+        assert photo.encode(pickle.loads(pickle.dumps(source))) == photo.encode(source)
+
+
+def test_pixels_of_another_shape_are_refused(photos: Any) -> None:
+    source = photo.decode(photos.jpeg())
+    with pytest.raises(ValueError, match=r"pixels=\(2, 2, 3\) uint8 vs the photo's \(48, 64, 3\)"):
+        source.with_pixels(np.zeros((2, 2, 3), np.uint8))
+
+
+def test_what_a_format_cannot_hold_is_refused(photos: Any) -> None:
+    pixels, wide = photos.pixels(), photos.pixels(dtype=np.uint16)
+    clear, opaque = np.zeros((48, 64), np.uint8), np.full((48, 64), 255, np.uint8)
+    for made, reason in [
+        (photo.Photo(pixels, clear, format="JPEG"), "JPEG cannot hold transparency"),
+        (photo.Photo(pixels, clear, format="BMP"), "BMP cannot hold transparency"),
+        (photo.Photo(wide, format="TIFF"), "TIFF of 16 bits cannot be written"),
+        (photo.Photo(pixels, format="JPEG", exif=b"x" * 70_000), "cannot be encoded as JPEG: EXIF"),
+        (
+            photo.Photo(np.zeros((1, 20_000, 3), np.uint8), format="WEBP"),
+            "cannot be encoded as WEBP",
+        ),
+    ]:
+        with pytest.raises(PhotoError, match=reason):
+            photo.encode(made)
+    assert opened(photo.encode(photo.Photo(pixels, opaque, format="JPEG"))).mode == "RGB"
+
+
+# === What is no photo ===
+
+CODED: dict[str, dict[str, Any]] = {
+    "JPEG": {},
+    "JPEG progressive": {"progressive": True},
+    "PNG": {},
+    "WEBP": {"quality": 80},
+    "WEBP lossless": {"lossless": True},
+    "TIFF": {},
+    "TIFF lzw": {"compression": "tiff_lzw"},
+    "BMP": {},
+}
+
+
+@pytest.mark.parametrize("name", [*CODED, "PNG of 16 bits"])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
+def test_truncated_files_are_refused(
+    photos: Any, name: str, keep: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pixels = photos.pixels(100, 120)
+    if name == "PNG of 16 bits":
+        data = photo.encode(photo.Photo(photos.pixels(100, 120, dtype=np.uint16)))
+    else:
+        data = photos.file(pixels, name.split()[0], **CODED[name])
+    with pytest.raises(PhotoError) as caught:
+        photo.decode(data[: int(keep * len(data))])
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def frames(format: str) -> bytes:
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, format, save_all=True, append_images=pictures[1:])
+    return buffer.getvalue()
+
+
+REFUSED = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"Dear diary, today\n" * 50, "not a photo in a known format"),
+    "html": (b"<!DOCTYPE html><html>404</html>", "not a photo in a known format"),
+    "JPEG's beginning": (b"\xff\xd8\xff\xe0", "the JPEG is damaged"),
+    "PNG's beginning": (b"\x89PNG\r\n\x1a\n", "the PNG is damaged"),
+    "HEIF": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "format HEIF is not supported"),
+    "AVIF": (b"\0\0\0\x1cftypavif\0\0\0\0", "format AVIF is not supported"),
+    "JPEG XL": (b"\xff\x0a\xfa\x1f\x41\x91", "format JPEG XL is not supported"),
+    "GIF": (frames("GIF"), "format GIF is not supported"),
+    "frames of WebP": (frames("WEBP"), "has 3 frames"),
+    "frames of PNG": (frames("PNG"), "has 3 frames"),
+    "pages of TIFF": (frames("TIFF"), "has 3 frames"),
+    "bomb of PNG": (png(100_000, 100_000, 8, 2, b""), "100000x100000 is over the limit of 500"),
+    "bomb of BMP": (
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 54, 40, 60_000, 60_000, 1, 24, *[0] * 6),
+        "60000x60000 is over the limit of 500 megapixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_photo_is_refused_quickly(name: str) -> None:
+    data, reason = REFUSED[name]
+    start = time.monotonic()
+    with pytest.raises(PhotoError, match=reason):
+        photo.decode(data)
+    assert time.monotonic() - start < 1
+
+
+def test_tiffs_that_would_lose_something_are_refused(photos: Any) -> None:
+    deep = cv2.imencode(".tiff", photos.pixels(dtype=np.uint16))[1].tobytes()
+    lab = Image.new("LAB", (4, 4))
+    buffer = io.BytesIO()
+    lab.save(buffer, "TIFF")
+    preview = photos.file(photos.pixels(), "TIFF", tiffinfo={254: 1})
+    floats = photos.file(np.zeros((4, 4), np.float32), "TIFF")
+    for data, reason in [
+        (deep, "TIFF of 16 bits is not supported"),
+        (buffer.getvalue(), "pixels of type LAB are not supported"),
+        (preview, "raw file is not supported"),
+        (floats, "TIFF of 32 bits is not supported"),
+    ]:
+        with pytest.raises(PhotoError, match=reason):
+            photo.decode(data)
+
+
+def attempt(data: bytes) -> None:
+    """Decode and code again whatever this is: PhotoError is the only way out."""
+    with contextlib.suppress(PhotoError):
+        assert photo.encode(photo.decode(data))
+
+
+@settings(max_examples=150)
+@given(
+    start=st.sampled_from(
+        [
+            b"",
+            b"\xff\xd8\xff",
+            b"\x89PNG\r\n\x1a\n",
+            b"RIFF\x40\0\0\0WEBPVP8 ",
+            b"II*\0\x08\0\0\0",
+            b"BM",
+        ]
+    ),
+    rest=st.binary(max_size=200),
+)
+def test_random_bytes(start: bytes, rest: bytes) -> None:
+    attempt(start + rest)
+
+
+@settings(max_examples=200)
+@given(data=st.data(), name=st.sampled_from([*CODED, "PNG of 16 bits"]))
+def test_damaged_files(photos: Any, data: st.DataObject, name: str) -> None:
+    if name == "PNG of 16 bits":
+        made = photo.Photo(
+            photos.pixels(12, 16, dtype=np.uint16), exif=exif_block(3), icc=ICC[:200]
+        )
+        file = bytearray(photo.encode(made))
+    else:
+        file = bytearray(photos.file(photos.pixels(12, 16), name.split()[0], **CODED[name]))
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    attempt(bytes(file))
+
+
+def test_decoders_keep_quiet(
+    photos: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """libtiff, libjpeg, libpng and Pillow would all have something to say."""
+    logging.getLogger().setLevel(logging.WARNING)
+    files = [
+        photos.file(photos.pixels(), "TIFF", compression=kind) for kind in ("jpeg", "tiff_lzw")
+    ]
+    files += [photos.jpeg(), photos.file(photos.pixels(), "PNG")]
+    files.append(photo.encode(photo.Photo(photos.pixels(dtype=np.uint16))))
+    rng = np.random.default_rng(0)
+    for file, _ in itertools.product(files, range(40)):
+        damaged = np.frombuffer(file, np.uint8).copy()
+        damaged[rng.integers(8, len(file), 5)] = rng.integers(0, 256, 5)
+        attempt(damaged.tobytes())
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+# === Bits, and the pairs' pictures ===
+
+
+def test_16_bits_become_8_by_rounding() -> None:
+    wide = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(3, axis=2)
+    expected = np.rint(wide / 65535 * 255).astype(np.uint8)
+    np.testing.assert_array_equal(photo.to_uint8(wide), expected)
+    assert photo.to_uint8(expected) is expected
+
+
+@given(size=st.tuples(st.integers(1, 40), st.integers(1, 40)), seed=st.integers(0, 9))
+def test_lossless_coding_is_lossless(photos: Any, size: tuple[int, int], seed: int) -> None:
+    pixels = photos.pixels(*size, seed=seed)
+    decoded = photo.decode_lossless(memoryview(photo.encode_lossless(pixels)))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"nothing at all"])
+def test_a_damaged_picture_of_the_pairs(data: bytes) -> None:
+    with pytest.raises(PhotoError, match="is damaged"):
+        photo.decode_lossless(data)

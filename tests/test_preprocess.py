@@ -1,0 +1,145 @@
+import json
+from pathlib import Path
+
+import cv2
+import pyarrow.parquet as pq
+import pytest
+
+from deblur import pairs, photo
+from deblur.errors import UsageError
+from deblur.places365 import Pool
+from deblur.storage import LocalStore, open_store
+from jobs import preprocess, runtime
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def options(source: Path, target: Path | str, **more: object) -> preprocess.Options:
+    return preprocess.Options(str(source), str(target), **{"train": 4, "test": 2, **more})
+
+
+def test_pairs_are_centre_crops_blurred_as_the_report_did(made_pairs: Path, sharp_folder: Path) -> None:
+    store = LocalStore(str(made_pairs))
+    rows = [row for split in ("train", "test") for name in pairs.shards(store, split) for row in pairs.read_shard(store.read(name))]
+    assert len(rows) == 12
+    for row in rows:
+        source = photo.decode((sharp_folder / row.key).read_bytes()).pixels
+        top, left = (source.shape[0] - 256) // 2, (source.shape[1] - 256) // 2
+        crop = source[top : top + 256, left : left + 256]
+        assert (photo.decode_lossless(row.sharp) == crop).all()
+        assert (photo.decode_lossless(row.blurred) == cv2.blur(crop.copy(), (14, 14))).all()
+
+
+def test_dataset_says_what_is_there(made_pairs: Path) -> None:
+    dataset = pairs.read_dataset(LocalStore(str(made_pairs)))
+    assert dataset.counts == {"train": {"castle": 4, "forest": 4}, "test": {"castle": 2, "forest": 2}}
+    assert dataset.recipe == "box14"
+
+
+def test_rejected_photos_are_replaced_and_listed(sharp_folder: Path, tmp_path: Path) -> None:
+    summary = preprocess.run(options(sharp_folder, tmp_path / "all", train=6, test=3))
+    made = [summary["by_category"][split]["castle"] for split in ("train", "test")]
+    assert sum(made) == 8  # one of castle's nine is broken, and there is none to replace it
+    rows = pq.read_table(tmp_path / "all" / "rejected.parquet").to_pylist()
+    assert [(row["key"], row["split"]) for row in rows] == [("castle/8.jpg", rows[0]["split"])]
+    assert rows[0]["reason"]
+
+
+def test_a_kill_in_the_middle_changes_no_byte(sharp_folder: Path, made_pairs: Path, tmp_path: Path) -> None:
+    preprocess.run(options(sharp_folder, tmp_path))
+    assert contents(tmp_path) == contents(made_pairs)
+    for name in ("train/00000.parquet", "dataset.json"):  # as if it had been killed before these
+        (tmp_path / name).unlink()
+    kept = (tmp_path / "test/00000.parquet").stat().st_mtime_ns
+    preprocess.run(options(sharp_folder, tmp_path))
+    assert contents(tmp_path) == contents(made_pairs)
+    assert (tmp_path / "test/00000.parquet").stat().st_mtime_ns == kept
+
+
+def test_bucket_gets_the_same_bytes(sharp_folder: Path, made_pairs: Path, bucket) -> None:
+    source, target = open_store(bucket()), open_store(bucket() + "/pairs")
+    for key, data in contents(sharp_folder).items():
+        source.put(key, data)
+    preprocess.run(preprocess.Options(source.uri, target.uri, train=4, test=2))
+    here = contents(made_pairs)
+    there = {entry.key: target.read(entry.key) for entry in target.list()}
+    assert {key: data for key, data in here.items() if key != "dataset.json"} == {
+        key: data for key, data in there.items() if key != "dataset.json"
+    }
+    mine, theirs = (json.loads(data["dataset.json"]) for data in (here, there))
+    assert mine.pop("source") != theirs.pop("source")
+    assert mine == theirs
+
+
+def test_train_and_test_share_no_content(photos, tmp_path: Path) -> None:
+    for index in range(6):  # each photo twice, under other names
+        for copy in range(2):
+            path = tmp_path / "in" / f"{copy}" / f"{index}{copy}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photos.jpeg(64, 64, seed=index))
+    preprocess.run(options(tmp_path / "in", tmp_path / "out", train=9, test=9, size=32))
+    store = LocalStore(str(tmp_path / "out"))
+    seen = [
+        {row.source_sha256 for name in pairs.shards(store, split) for row in pairs.read_shard(store.read(name))}
+        for split in ("train", "test")
+    ]
+    assert not seen[0] & seen[1]
+    assert len(seen[0] | seen[1]) == 6
+    reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
+    assert len(reasons) == 6
+    assert all("same content as" in reason for reason in reasons)
+
+
+def test_plan_takes_categories_in_turn_and_fills_shards() -> None:
+    pools = [Pool("a", "train", tuple(f"a{i}" for i in range(100)), 70), Pool("b", "train", ("b0", "b1"), 2)]
+    shards = list(preprocess.plan(pools, dict.fromkeys(pools, 0), {pool: pool.wanted for pool in pools}, {}))
+    assert [shard.name for shard in shards] == ["train/00000.parquet", "train/00001.parquet"]
+    assert [len(shard.photos) for shard in shards] == [64, 8]
+    assert shards[0].photos[:5] == (("a0", "a"), ("b0", "b"), ("a1", "a"), ("b1", "b"), ("a2", "a"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"blur": "box15"}, "box14"),
+        ({"size": 8}, "--size 8"),
+        ({"train": 0, "test": 0}, "not both 0"),
+        ({"categories": "castel"}, "castle"),
+    ],
+)
+def test_wrong_options_are_explained(sharp_folder: Path, tmp_path: Path, more: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        preprocess.run(options(sharp_folder, tmp_path, **more))
+
+
+def test_other_pairs_are_not_mixed_in(sharp_folder: Path, made_pairs: Path) -> None:
+    with pytest.raises(UsageError, match="other options"):
+        preprocess.run(options(sharp_folder, made_pairs, seed=1))
+
+
+def test_no_photos(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UsageError, match="has no photos"):
+        preprocess.run(options(tmp_path / "in", tmp_path / "out"))
+    with pytest.raises(UsageError, match="no such folder"):
+        preprocess.run(options(tmp_path / "nowhere", tmp_path / "out"))
+
+
+def test_only_broken_photos(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        (tmp_path / "in" / f"{index}.jpg").write_bytes(b"no" * (index + 1))
+    with pytest.raises(UsageError, match="none of the 3 photos"):
+        preprocess.run(options(tmp_path / "in", tmp_path / "out"))
+
+
+def test_cluster_is_left_running() -> None:
+    import ray
+
+    with runtime.cluster(runtime.Cluster()):
+        pass
+    assert ray.is_initialized()

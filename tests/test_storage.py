@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import http.server
+import os
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deblur import storage
+from deblur.errors import UsageError
+from deblur.storage import ArrowStore, LocalStore, S3Store, Store, open_store
+
+NAMES = [
+    "a.jpg",
+    "a-b/c.jpg",
+    "a/b.jpg",
+    "a/b/c.png",
+    "été/ü ö.jpg",
+    "日本/写真 1.jpg",
+    "x+y&z=%41.jpg",
+]
+
+
+@pytest.fixture(params=["folder", "s3", "s3 prefix", "arrow"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """One empty place of each kind, held to the same laws."""
+    if request.param == "folder":
+        return open_store(tmp_path)
+    if request.param == "arrow":
+        return ArrowStore(tmp_path.as_uri())
+    uri = request.getfixturevalue("bucket")()
+    return open_store(uri if request.param == "s3" else f"{uri}/some/where/")
+
+
+@pytest.fixture
+def fresh_clients() -> Iterator[None]:
+    """Let a test change the environment that clients are made from."""
+    storage._client.cache_clear()
+    yield
+    storage._client.cache_clear()
+
+
+def keys(store: Store, prefix: str = "") -> list[str]:
+    return [entry.key for entry in store.list(prefix)]
+
+
+# === The laws of all stores ===
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_what_is_put_is_there_until_it_is_deleted(store: Store, key: str) -> None:
+    assert not store.exists(key)
+    store.put(key, b"one")
+    store.put(key, memoryview(b"twice"))
+    assert store.exists(key)
+    assert store.read(key) == b"twice"
+    assert [(entry.key, entry.size_bytes) for entry in store.list()] == [(key, 5)]
+    store.delete(key)
+    store.delete(key)
+    assert not store.exists(key)
+    assert keys(store) == []
+
+
+def test_keys_are_listed_in_order_whatever_folders_they_are_in(store: Store) -> None:
+    for key in NAMES:
+        store.put(key, b"")
+    assert keys(store) == sorted(NAMES)
+    assert keys(store, "a") == ["a/b.jpg", "a/b/c.png"]
+    assert keys(store, "a/") == keys(store, "a")
+    assert keys(store, "nothing/here") == []
+
+
+def test_hidden_names_are_not_listed(store: Store) -> None:
+    for key in [".hidden", "a/.hidden/b.jpg", "a/.DS_Store", "a/b.jpg"]:
+        store.put(key, b"x")
+    assert keys(store) == ["a/b.jpg"]
+    assert store.read(".hidden") == b"x"
+
+
+def test_the_etag_changes_with_the_content_alone(store: Store) -> None:
+    store.put("a", b"1")
+    (first,) = store.list()
+    assert list(store.list()) == [first]
+    store.put("a", b"22")
+    (second,) = store.list()
+    assert first.etag != second.etag
+
+
+def test_an_object_that_is_not_there_is_a_file_not_found(store: Store) -> None:
+    store.put("a", b"")
+    with pytest.raises(FileNotFoundError):
+        store.read("b")
+    assert not store.exists("a/b")
+
+
+def test_a_store_below_a_store(store: Store) -> None:
+    below = store / "été 1"
+    below.put("a/b", b"x")
+    assert store.read("été 1/a/b") == b"x"
+    assert keys(below) == ["a/b"]
+
+
+def test_pickling_keeps_the_place_and_no_secret(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    store.put("a", b"x")
+    pickled = pickle.dumps(store)
+    assert b"testing" not in pickled
+    assert pickle.loads(pickled).read("a") == b"x"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    assert pickle.loads(pickled).read("a") == b"x", "a worker need not have the endpoint"
+
+
+def test_make_ready_leaves_nothing(store: Store) -> None:
+    store.make_ready()
+    assert keys(store) == []
+
+
+def test_arrow_sees_the_same_objects(store: Store) -> None:
+    store.put("a/b.bin", b"from here")
+    filesystem, path = store.arrow()
+    with filesystem.open_input_file(f"{path}/a/b.bin") as file:
+        assert file.read() == b"from here"
+    with filesystem.open_output_stream(f"{path}/a/c.bin") as file:
+        file.write(b"from there")
+    assert store.read("a/c.bin") == b"from there"
+
+
+# === Folders ===
+
+
+def test_uris_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for uri in [tmp_path / "a b", "a b", "./a b", "~/a b", f"file://{tmp_path}/a%20b"]:
+        assert open_store(uri).uri == str(tmp_path / "a b")
+    assert (open_store("a") / "b").uri == str(tmp_path / "a/b")
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name, text in [("none", "there is no folder"), ("file", "is a file, not a folder")]:
+        with pytest.raises(UsageError, match=text):
+            keys(open_store(tmp_path / name))
+    assert keys(open_store(tmp_path / "none"), "_deblur") == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    # Root may write anywhere, but not below a file.
+    (tmp_path / "file").write_bytes(b"")
+    for name in ["file", "file/below"]:
+        with pytest.raises(
+            UsageError, match=r"^cannot write to .*file.*: (File exists|Not a directory)"
+        ):
+            open_store(tmp_path / name).make_ready()
+
+
+def test_a_put_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    store.put("a/b", b"before")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for key in ["a/b", "a/new"]:
+        with pytest.raises(OSError, match="No space left"):
+            store.put(key, b"after")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+    assert store.read("a/b") == b"before"
+
+
+def test_a_put_through_arrow_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    store = ArrowStore(tmp_path.as_uri())
+
+    class Breaks:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(filesystem, name)
+
+        def move(self, *_: str) -> None:
+            raise OSError(5, "Input/output error")
+
+    filesystem, store._filesystem = store._filesystem, Breaks()
+    with pytest.raises(OSError, match="Input/output"):
+        store.put("a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["../out", "a/../../out", "/tmp/out", ""])
+def test_a_key_does_not_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    # A bucket may well hold such a key.
+    store = LocalStore(str(tmp_path / "in"))
+    for call in (lambda: store.put(key, b"x"), lambda: store.read(key), lambda: store.delete(key)):
+        with pytest.raises(OSError, match="out of the folder"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "real/a").mkdir(parents=True)
+    (tmp_path / "real/a/b.jpg").write_bytes(b"")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "photos").symlink_to(tmp_path / "real")
+    (root / "b.jpg").symlink_to(tmp_path / "real/a/b.jpg")
+    (root / "gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "real/a/up").symlink_to(root)
+    (root / "self").symlink_to(root)
+    os.mkfifo(root / "pipe")
+    assert keys(open_store(root)) == ["b.jpg", "photos/a/b.jpg"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"'caf\\udce9.jpg' in .* is not UTF-8"):
+        keys(open_store(tmp_path))
+
+
+# === S3 ===
+
+
+def test_a_listing_of_many_pages(
+    bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # 1000 a page takes 6 s to fill
+    store = open_store(f"{bucket()}/many")
+    names = [f"{number:02}" for number in range(35)]
+    for name in names:
+        store.put(name, b"")
+    assert isinstance(store, S3Store)
+    page = store._call("list_objects_v2")
+    assert page["IsTruncated"]
+    assert len(page["Contents"]) == 10
+    assert keys(store) == names
+
+
+def test_a_bucket_that_is_not_there(s3: str) -> None:
+    store = open_store("s3://no-such-bucket/prefix")
+    for call in (lambda: keys(store), store.make_ready, lambda: store.read("a")):
+        with pytest.raises(UsageError, match="there is no bucket 'no-such-bucket'"):
+            call()
+    assert not store.exists("a")
+
+
+def test_markers_of_folders_are_no_objects(bucket: Callable[[], str]) -> None:
+    store = open_store(bucket())
+    for key in ["", "a/"]:
+        store.put(f"p/{key}", b"")
+    store.put("p/a/b", b"")
+    store.put("pq", b"")
+    assert keys(store / "p") == ["a/b"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("", "a path or URI is expected"),
+        ("s3://", "names no bucket"),
+        ("s3:///key", "names no bucket"),
+        ("s3://Not_A Bucket!/key", "Invalid bucket name"),
+        ("ftp://host/a", "cannot be opened.*expected a path"),
+    ],
+)
+def test_uris_that_name_no_place(s3: str, uri: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        keys(open_store(uri))
+
+
+def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store("s3://AKIA123:secret@bucket/prefix")
+    assert "secret" not in str(caught.value)
+
+
+def test_no_credentials(
+    bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    store = open_store(bucket())
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for call in (lambda: keys(store), store.make_ready, lambda: store.read("a")):
+        with pytest.raises(UsageError, match="no S3 credentials were found; set AWS_ACCESS_KEY_ID"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("AWS_PROFILE", "nobody", "profile .*nobody.* could not be found"),
+        ("AWS_ENDPOINT_URL_S3", "localhost:9000", "Invalid endpoint"),
+    ],
+)
+def test_a_wrong_environment(
+    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None, name: str, value: str, text: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=text):
+        keys(open_store("s3://bucket"))
+
+
+def test_an_endpoint_where_nobody_listens(
+    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    start = time.monotonic()
+    with pytest.raises(
+        UsageError, match="cannot list s3://bucket: S3 could not be reached"
+    ) as caught:
+        keys(open_store("s3://bucket"))
+    assert time.monotonic() - start < 10
+    assert "\n" not in str(caught.value)
+    assert str(port) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "AccessDenied"), (403, "SignatureDoesNotMatch")]
+)
+def test_a_store_that_refuses(
+    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None, status: int, code: str
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
+    with _server([(status, body, len(body))] * 3) as endpoint:
+        store = S3Store("s3://bucket", endpoint)
+        with pytest.raises(UsageError, match=code):
+            keys(store)
+        with pytest.raises(UsageError, match=code):
+            store.make_ready()
+        error = PermissionError if code == "AccessDenied" else UsageError
+        with pytest.raises(error, match=code):
+            store.read("a")
+
+
+def test_a_download_that_breaks_off_is_tried_again(s3: str, fresh_clients: None) -> None:
+    broken, whole = (200, b"hal", 5), (200, b"whole", 5)
+    with _server([broken, whole, broken, broken, broken]) as endpoint:
+        store = S3Store("s3://bucket", endpoint)
+        assert store.read("a") == b"whole"
+        with pytest.raises(OSError, match="the download broke off"):
+            store.read("a")
+
+
+class _server:
+    """Answers one request after the other with (status, body, length that it announces)."""
+
+    def __init__(self, answers: list[tuple[int, bytes, int]]) -> None:
+        rest = iter(answers)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                status, body, announced = next(rest)
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                self.send_header("Content-Length", str(announced))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._http = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()

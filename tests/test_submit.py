@@ -1,0 +1,468 @@
+"""`deblur submit`: with a client made here, with sockets that misbehave, and once for real."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deblur.errors import DeblurError, UsageError
+from jobs import submit
+
+WORDS = ("restore", "s3://in", "s3://out", "--model", "s3://models/box14")
+ADDRESS = "http://head:8265"
+SUMMARY = {"job": "restore", "photos": 3, "failed": 1, "nested": {"a": [1]}}
+
+
+@dataclass
+class Details:
+    """What Ray says of a job."""
+
+    status: str = "SUCCEEDED"
+    driver_exit_code: int | None = 0
+    message: str = ""
+
+
+@dataclass
+class Cluster:
+    """Stands in for a cluster: what `tail_job_logs` gives at each call, then how the job ended."""
+
+    outputs: Sequence[str | BaseException | Sequence[str | BaseException]] = ("",)
+    details: Sequence[Details] = (Details(),)
+    refusal: Exception | None = None
+    submitted: dict[str, Any] = field(default_factory=dict)
+    sent: set[str] = field(default_factory=set)
+
+    def submit_job(self, **arguments: Any) -> str:
+        if self.refusal:
+            raise self.refusal
+        folder = Path(arguments["runtime_env"]["working_dir"])
+        self.sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        self.submitted = arguments
+        self._outputs, self._details = iter(self.outputs), iter(self.details)
+        return arguments["submission_id"] or "raysubmit_1"
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        output = next(self._outputs)
+        for piece in [output] if isinstance(output, str | BaseException) else output:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    def get_job_info(self, job_id: str) -> Details:
+        return next(self._details)
+
+
+def run(cluster: Cluster, words: tuple[str, ...] = WORDS, **options: Any) -> dict[str, Any]:
+    return submit.submit(submit.Options(words, **options), cluster, ADDRESS)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    monkeypatch.setattr(submit, "_RECONNECT_S", 0.0)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# === The command ===
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "received nothing"),
+        (("models", "s3://m"), "received 'models s3://m'"),  # nothing to run on a cluster
+        (("restore", "s3://in", "s3://out"), "--model requires an argument"),
+        ((*WORDS, "--limit", "x"), "--limit"),
+        ((*WORDS, "--modle", "x"), "--modle"),
+        ((*WORDS, "--address", "auto"), "belongs before"),
+        (("preprocess", "photos", "s3://pairs"), "SOURCE 'photos'"),
+        (("preprocess", "--train", "3", "s3://photos", "pairs"), "PAIRS 'pairs'"),
+        ((*WORDS[:-1], "runs/1/model"), "MODEL 'runs/1/model'"),
+        (("evaluate", "s3://p", "s3://r", "--model", "s3://m", "--model", "./m"), "MODEL './m'"),
+        (("demo",), "FOLDER 'deblur-demo'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_is_sent(
+    words: tuple[str, ...], expected: str
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        submit.check(words)
+    assert expected in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (WORDS, ""),
+        (("train", "s3://pairs", "s3://run", "--gpu", "--workers", "2"), ""),
+        (("evaluate", "s3://p", "s3://r", "--no-baselines", "--model", "s3://m"), ""),
+        (("preprocess", "/data/my photos", "s3://p", "--categories", "a,b"), "/data/my photos"),
+        (("demo", "/shared/demo"), "/shared/demo"),
+    ],
+)
+def test_a_good_command_passes_and_folders_are_pointed_out(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit.check(words)
+    error = capsys.readouterr().err
+    assert (told in error) if told else not error
+
+
+def test_the_command_arrives_word_by_word() -> None:
+    words = ("preprocess", "/a b/it's $HOME", "s3://p", "--categories", "a,b;c")
+    cluster = Cluster()
+    run(cluster, words)
+    assert shlex.split(cluster.submitted["entrypoint"]) == ["python", "-m", "jobs.cli", *words]
+
+
+def test_the_code_goes_along_and_nothing_else() -> None:
+    cluster = Cluster()
+    run(cluster)
+    assert {"deblur/errors.py", "jobs/cli.py", "deblur/templates"} <= cluster.sent
+    assert {path.split("/")[0] for path in cluster.sent} == {"deblur", "jobs"}
+    assert not [path for path in cluster.sent if "__pycache__" in path]
+    assert not Path(cluster.submitted["runtime_env"]["working_dir"]).exists()
+
+
+# === The address ===
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("http://head:8265", "http://head:8265"),
+        ("head:8265", "http://head:8265"),
+        ("127.0.0.1:8265/", "http://127.0.0.1:8265"),
+        ("https://ray.example.org/cluster/", "https://ray.example.org/cluster"),
+    ],
+)
+def test_address(given: str, expected: str) -> None:
+    assert submit.dashboard(given) == expected
+
+
+@pytest.mark.parametrize("given", ["auto", "local", "ray://head:10001", "http://[::1", "head:x"])
+def test_an_address_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match="such as http://head:8265"):
+        submit.dashboard(given)
+
+
+def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--address is missing"):
+        submit.dashboard(None)
+    monkeypatch.setenv("RAY_ADDRESS", "http://one:8265")
+    assert submit.dashboard(None) == "http://one:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://two:8265")
+    assert submit.dashboard(None) == "http://two:8265"
+    assert submit.dashboard("three:8265") == "http://three:8265"
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[socket.socket, str]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def _restored_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # `connect` sets it; this undoes it
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def _one_line(address: str) -> str:
+    with pytest.raises(DeblurError) as failure:
+        submit.connect(address)
+    text = str(failure.value)
+    assert text.startswith(f"no Ray dashboard answers at {address}: ")
+    assert "\n" not in text
+    assert failure.value.exit_code == 1
+    return text
+
+
+@pytest.mark.usefixtures("_restored_environment")
+def test_nothing_listens() -> None:
+    with listening() as (_, address):
+        pass
+    assert "Connection refused" in _one_line(address)
+
+
+@pytest.mark.usefixtures("_restored_environment")
+def test_what_listens_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_ANSWER_S", 0.2)
+    with listening() as (_, address):
+        assert "timed out" in _one_line(address)
+
+
+@pytest.mark.usefixtures("_restored_environment")
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (404, b"not here", "no Ray dashboard"),
+        (200, b"<html>", ""),
+        (401, b"Unauthorized: Missing authentication token", ""),
+        (500, b"broken", "500"),
+    ],
+)
+def test_what_answers_is_no_dashboard(status: int, body: bytes, expected: str) -> None:
+    with answering(status, body) as address:
+        assert expected in _one_line(address)
+
+
+# === Submitting ===
+
+
+def test_a_second_job_of_the_same_name_is_wrong_usage() -> None:
+    trace = (
+        "Request failed with status code 400: Traceback (most recent call last):\n  File ...\n"
+        "ValueError: Job with submission_id same already exists. Please use a different one.\n"
+    )
+    with pytest.raises(UsageError, match="has a job 'same' already: give another"):
+        run(Cluster(refusal=RuntimeError(trace)), submission_id="same")
+
+
+def test_a_refusal_is_told_in_one_line() -> None:
+    trace = "Request failed with status code 500: Traceback:\n  File ...\nOSError: disk full\n"
+    with pytest.raises(DeblurError, match=r"does not take the job: OSError: disk full$"):
+        run(Cluster(refusal=RuntimeError(trace)))
+
+
+def test_not_waiting_says_how_to_follow(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = run(Cluster(), wait=False, submission_id="mine")
+    assert summary == {
+        "job": "submit", "address": ADDRESS, "submission_id": "mine", "status": "SUBMITTED",
+    }  # fmt: skip
+    error = capsys.readouterr().err
+    assert f"ray job logs --address {ADDRESS} --follow mine" in error
+    assert f"ray job stop --address {ADDRESS} mine" in error
+
+
+# === Following ===
+
+
+def test_the_output_goes_on_and_the_summary_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "Running entrypoint for job raysubmit_1: python -m jobs.cli\n"
+        "2026-11-22 12:14:33,226\tINFO job_manager.py:581 -- Runtime env is setting up.\n"
+        f"listing s3://in\n{json.dumps(SUMMARY, indent=2)}\n"
+        "*** SIGTERM received at time=1795349909 on cpu 1 ***\n    @     0x7f5c7ee5a050  2125\n"
+    )
+    pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
+    summary = run(Cluster([pieces], [Details("FAILED", 3)]))
+    assert summary["summary"] == SUMMARY
+    assert (summary["status"], summary["exit_code"]) == ("FAILED", 3)
+    assert capsys.readouterr().err.splitlines()[1:] == ["listing s3://in"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{\nnot a summary\n}\nend", "{\n", '{\n  "a": 1\n}\n', "{\n{\n}\n", "no newline"]
+)
+def test_what_only_looks_like_a_summary_is_output(text: str) -> None:
+    shown: list[str] = []
+    output = submit.Output(shown.append)
+    output.write(text)
+    output.close()
+    assert shown == text.splitlines()
+    assert output.summary is None
+
+
+@pytest.mark.parametrize(
+    ("details", "code", "told"),
+    [
+        (Details("SUCCEEDED", 0), 0, ""),
+        (Details("FAILED", 2), 2, ""),
+        (Details("FAILED", -9), 137, "ended by signal 9"),
+        (Details("STOPPED", None), 1, "was stopped"),
+        (Details("FAILED", None, "Trace\n  File\nOSError: no pip"), 1, "OSError: no pip"),
+    ],
+)
+def test_how_it_ended(
+    details: Details, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = Details("RUNNING", None)  # the output may end just before the job does
+    summary = run(Cluster(["a\n", "a\n"], [running, details]))
+    assert summary["exit_code"] == code
+    assert summary["status"] == details.status
+    assert summary["summary"] is None
+    error = capsys.readouterr().err
+    assert error.count("a\n") == 1
+    assert told in error
+
+
+def test_a_lost_connection_is_taken_up_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+    outputs = [
+        ["one\ntw", lost],
+        [OSError("refused")],
+        [*"one\ntwo\nthr", lost],
+        "one\ntwo\nthree\n",
+    ]
+    assert run(Cluster(outputs))["exit_code"] == 0
+    assert capsys.readouterr().err.splitlines()[1:] == ["one", "two", "three"]
+
+
+def test_contact_that_is_lost_for_good(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = [OSError("refused")] * 20
+    with pytest.raises(DeblurError, match=r"lost contact .* the job may well go on") as failure:
+        run(Cluster(outputs))
+    assert "--follow raysubmit_1" in str(failure.value)
+
+
+def test_ctrl_c_leaves_the_job_alone_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = run(Cluster([["one\n", KeyboardInterrupt()]]))
+    assert (summary["status"], summary["exit_code"]) == ("RUNNING", 130)
+    error = capsys.readouterr().err
+    assert "the job goes on" in error
+    assert "--follow raysubmit_1" in error
+
+
+# === For real ===
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(listening())[0] for _ in range(count)]
+        return [server.getsockname()[1] for server in sockets]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """Start a Ray head of our own and return its dashboard's address; end it by its processes."""
+    gcs, dashboard, client, agent, agent_grpc = _free_ports(5)
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "NO_PROXY": "127.0.0.1",
+    }
+    folder = Path(tempfile.mkdtemp(prefix="deblur-"))  # Ray's sockets need a short path
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--num-cpus", "2", "--object-store-memory", "100000000", "--temp-dir", str(folder / "r")),
+        *("--port", gcs, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
+        *("--ray-client-server-port", client),
+        *("--dashboard-agent-listen-port", agent, "--dashboard-agent-grpc-port", agent_grpc),
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            list(map(str, command)), cwd="/", env=environment, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        _wait_for(lambda: _answers(f"{address}/api/version"), 60, folder / "log")
+        yield address
+    finally:
+        ours = [process.pid, *_descendants(process.pid)]
+        for pid in ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(OSError), opener.open(url, timeout=2):
+        return True
+    return False
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = list(children.get(pid, ()))
+    for child in found:
+        found += children.get(child, ())
+    return found
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float, log: Path) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+
+
+def _deblur_submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ADDRESS": "127.0.0.1:9",  # Ray's client would go there, whatever it is told
+        "NO_PROXY": "127.0.0.1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "submit", "--address", head, *words],
+        cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(240)
+def test_a_cluster_runs_the_command(head: str, tmp_path: Path, photos: Any) -> None:
+    source, pairs = tmp_path / "my photos", tmp_path / "it's pairs"
+    for number in range(3):
+        (source / "sea").mkdir(parents=True, exist_ok=True)
+        (source / "sea" / f"{number}.jpg").write_bytes(photos.jpeg(64, 64, seed=number))
+
+    words = ["preprocess", str(source), str(pairs), "--train", "2", "--test", "1", "--size", "64"]
+    done = _deblur_submit(head, "--submission-id", "first", "--", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        f"note: {source}, {pairs}: on the cluster, not on this machine; "
+        "several nodes must share the folder",
+        f"submitted first: {shlex.join(['deblur', *words])}",
+        f"listing {source}",
+        "3 photos; chose 2 to train on and 1 to test on",
+    ]
+    summary = json.loads(done.stdout)
+    assert summary["status"] == "SUCCEEDED"
+    assert summary["summary"]["train"] == 2
+    assert (pairs / "dataset.json").exists()
+
+    again = _deblur_submit(head, "--submission-id", "first", "--", *words)
+    assert again.returncode == 2
+    assert "has a job 'first' already" in again.stderr.splitlines()[-1]
+
+    missing = _deblur_submit(head, "--", "preprocess", str(tmp_path / "none"), str(pairs))
+    assert missing.returncode == 2, missing.stderr
+    assert "there is no folder" in missing.stderr.splitlines()[-1]
+    assert json.loads(missing.stdout)["exit_code"] == 2
