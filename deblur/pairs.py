@@ -201,11 +201,14 @@ def read_dataset(store: Store) -> Dataset:
         raise UsageError(f"{store.uri}: {error}") from error
     except ValueError as error:
         raise UsageError(f"{store.uri}/{DATASET} is damaged: {error}") from error
-    version = values.get("schema_version")
+    version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(f"{store.uri} has pairs of schema version {version}; this deblur reads version {SCHEMA_VERSION}")
     known = {field.name for field in fields(Dataset)}
-    return Dataset(**{name: value for name, value in values.items() if name in known})
+    try:
+        return Dataset(**{name: value for name, value in values.items() if name in known})
+    except TypeError as error:
+        raise UsageError(f"{store.uri}/{DATASET} is damaged: {error}") from error
 
 
 def shards(store: Store, split: str) -> list[str]:

@@ -10,6 +10,7 @@ secrets in their environment). The command is checked here before anything is se
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
 import os
@@ -192,6 +193,9 @@ def connect(address: str) -> Client:
         raise DeblurError(f"no Ray dashboard answers at {address}: {_reason(error)}") from error
 
 
+_NO_DASHBOARD = "what answers there is no Ray dashboard"
+
+
 def _knock(address: str) -> None:
     """Raise OSError unless something answers soon."""
     try:
@@ -200,7 +204,9 @@ def _knock(address: str) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 404:  # Ray's client knows better what other codes mean
-            raise OSError("what answers there is no Ray dashboard") from error
+            raise OSError(_NO_DASHBOARD) from error
+    except http.client.BadStatusLine as error:
+        raise OSError(_NO_DASHBOARD) from error
     except urllib.error.URLError as error:
         raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from error
 

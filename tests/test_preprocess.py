@@ -125,7 +125,7 @@ def test_no_photos(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UsageError, match="has no photos"):
         preprocess.run(options(tmp_path / "in", tmp_path / "out"))
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         preprocess.run(options(tmp_path / "nowhere", tmp_path / "out"))
 
 

@@ -137,7 +137,7 @@ def test_usage_errors(blurred: Path, trained: Path, tmp_path: Path) -> None:
     model = str(trained / "model")
     cases = {
         "lie in one another": restore.Options(str(blurred), str(blurred / "out"), model=model),
-        "no such folder": restore.Options(str(tmp_path / "none"), str(tmp_path / "out"), model=model),
+        "there is no folder": restore.Options(str(tmp_path / "none"), str(tmp_path / "out"), model=model),
         "holds no model": restore.Options(str(blurred), str(tmp_path / "out"), model=str(tmp_path)),
         "--limit 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, limit=0),
         "--actors 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, actors=0),

@@ -246,6 +246,21 @@ def test_what_answers_is_no_dashboard(status: int, body: bytes, expected: str) -
         assert expected in _one_line(address)
 
 
+@pytest.mark.usefixtures("_restored_environment")
+def test_what_answers_speaks_no_http() -> None:
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"\x00\x00\x12\x04\x00\x00\n")
+
+    with listening() as (server, address):
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "no Ray dashboard" in _one_line(address)
+        thread.join()
+
+
 # === Submitting ===
 
 
@@ -446,7 +461,8 @@ def test_a_cluster_runs_the_command(head: str, tmp_path: Path, photos: Any) -> N
     words = ["preprocess", str(source), str(pairs), "--train", "2", "--test", "1", "--size", "64"]
     done = _deblur_submit(head, "--submission-id", "first", "--", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == [
+    told = [line for line in done.stderr.splitlines() if not line.startswith("preprocess: ")]
+    assert told == [  # and on a busy machine how far it is
         f"note: {source}, {pairs}: on the cluster, not on this machine; "
         "several nodes must share the folder",
         f"submitted first: {shlex.join(['deblur', *words])}",

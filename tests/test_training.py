@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +45,8 @@ def check_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
 # === A step ===
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_two_photos_are_learnt_by_heart(policy: str) -> None:
-    training = Training(NETWORKS["pix2pix-small"], policy=policy, learning_rate=2e-3)
+def test_two_photos_are_learnt_by_heart() -> None:
+    training = Training(NETWORKS["pix2pix-small"], learning_rate=2e-3)
     blurred, sharp = pairs(0)
     history = [
         {name: float(loss) for name, loss in training.step(blurred, sharp).items()}
@@ -83,13 +84,12 @@ def test_the_seed_decides() -> None:
 # === State ===
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_a_resumed_run_is_the_undisturbed_one(policy: str, tmp_path: Path) -> None:
-    undisturbed = Training(NARROW, policy=policy, seed=1)
+def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path) -> None:
+    undisturbed = Training(NARROW, policy="mixed_bfloat16", seed=1)
     for step in range(STEPS // 2):
         undisturbed.step(*pairs(step))
     undisturbed.save(tmp_path)
-    resumed = Training(NARROW, policy=policy, seed=2, learning_rate=1.0)
+    resumed = Training(NARROW, policy="mixed_bfloat16", seed=2, learning_rate=1.0)
     resumed.step(*pairs(7))  # whatever it was before
     resumed.load(tmp_path)
     check_equal(state(resumed), state(undisturbed))
@@ -208,21 +208,18 @@ def test_two_workers_take_the_steps_of_one_with_twice_the_batch(
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         moved = np.abs(value.astype(float) - before[name]).max()
-        # Seen: 6e-6 of the way, for sums in another order.
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-3 * moved, err_msg=name)
+        # Sums are in another order. Seen are 6e-6 of the way for the optimisers, and 3e-4 for the
+        # weights: Adam enlarges the rounding of gradients that are almost zero.
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
 
 
 def test_several_replicas_in_a_process_are_refused() -> None:
-    code = """
-import tensorflow as tf
-from deblur.networks import network
-from deblur.training import Training
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-Training(network("pix2pix-small"), strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-"""
-    root = Path(__file__).parents[1]
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert "ValueError: 2 replicas in this process; expected one a worker" in process.stderr
+    class Two:
+        def run(self, function: Callable[[], Any]) -> list[Any]:
+            return [function(), function()]
+
+        def experimental_local_results(self, values: list[Any]) -> list[Any]:
+            return values
+
+    with pytest.raises(ValueError, match="2 replicas in this process; expected one a worker"):
+        Training(PLAIN, strategy=Two())
