@@ -1,7 +1,8 @@
 """The pair: its Arrow schema, making one, a shard of many, and the jitter that keeps a pair a pair.
 
-A shard is the unit of work. It is written whole, named by its number, and carries in its own metadata what was rejected
-and the sum of its rows' digests, so that a rerun needs nothing but the shards to know what is done.
+A shard is the unit of work. It is written whole, named by its number, and carries in its own
+metadata what was rejected and the sum of its rows' digests, so that a rerun needs nothing but the
+shards to know what is done.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ SCHEMA = pa.schema(
         pa.field("recipe", pa.string(), nullable=False),
     ]
 )
-REJECTED_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "split", "reason")])
+REJECTED_SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("key", "split", "reason")]
+)
 
 _META = b"deblur"
 
@@ -66,10 +69,12 @@ class ShardFacts:
     """What a shard says of itself.
 
     Attributes:
-        plan_id: hash of everything that decides its bytes; a shard of another plan is not this shard.
+        plan_id: hash of everything that decides its bytes; a shard of another plan is not this
+            shard.
         categories: number of pairs by category.
         rejected: key -> reason.
-        fingerprint: sum of the rows' digests modulo 2^256, in hex: the order of rows does not matter.
+        fingerprint: sum of the rows' digests modulo 2^256, in hex: the order of rows does not
+            matter.
     """
 
     plan_id: str
@@ -116,11 +121,14 @@ def centre_crop(pixels: np.ndarray, size_px: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + size_px, left : left + size_px])
 
 
-def make_pair(data: bytes, *, key: str, category: str, recipe: str, seed: int, size_px: int) -> Pair:
+def make_pair(
+    data: bytes, *, key: str, category: str, recipe: str, seed: int, size_px: int
+) -> Pair:
     """Make the pair of one photo's bytes. Grey photos become RGB, and 16 bits become 8.
 
     Raises:
-        PhotoError: if the photo does not decode, is smaller than the crop, or has transparent pixels in it.
+        PhotoError: if the photo does not decode, is smaller than the crop, or has transparent
+        pixels in it.
     """
     source = photo.decode(data)
     sharp = centre_crop(photo.to_uint8(source.pixels), size_px)
@@ -139,7 +147,9 @@ def make_pair(data: bytes, *, key: str, category: str, recipe: str, seed: int, s
     )
 
 
-def write_shard(store: Store, name: str, pairs: Sequence[Pair], rejected: dict[str, str], plan_id: str) -> ShardFacts:
+def write_shard(
+    store: Store, name: str, pairs: Sequence[Pair], rejected: dict[str, str], plan_id: str
+) -> ShardFacts:
     """Write one shard whole, and return what it says of itself."""
     categories: dict[str, int] = {}
     for pair in pairs:
@@ -150,7 +160,9 @@ def write_shard(store: Store, name: str, pairs: Sequence[Pair], rejected: dict[s
     schema = SCHEMA.with_metadata({_META: json.dumps(asdict(facts), sort_keys=True)})
     buffer = io.BytesIO()
     # The pictures are coded already; what is left does not pay for the time of a compressor.
-    pq.write_table(pa.table(columns, schema=schema), buffer, compression="none", use_dictionary=["category"])
+    pq.write_table(
+        pa.table(columns, schema=schema), buffer, compression="none", use_dictionary=["category"]
+    )
     store.put(name, buffer.getbuffer())
     return facts
 
@@ -196,14 +208,18 @@ def read_dataset(store: Store) -> Dataset:
     try:
         values: dict[str, Any] = json.loads(store.read(DATASET))
     except FileNotFoundError as error:
-        raise UsageError(f"{store.uri} holds no finished pairs (no {DATASET}); make them with `deblur preprocess`") from error
+        raise UsageError(
+            f"{store.uri} holds no finished pairs (no {DATASET}); make them with `deblur preprocess`"
+        ) from error
     except OSError as error:
         raise UsageError(f"{store.uri}: {error}") from error
     except ValueError as error:
         raise UsageError(f"{store.uri}/{DATASET} is damaged: {error}") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
-        raise UsageError(f"{store.uri} has pairs of schema version {version}; this deblur reads version {SCHEMA_VERSION}")
+        raise UsageError(
+            f"{store.uri} has pairs of schema version {version}; this deblur reads version {SCHEMA_VERSION}"
+        )
     known = {field.name for field in fields(Dataset)}
     try:
         return Dataset(**{name: value for name, value in values.items() if name in known})
@@ -217,26 +233,34 @@ def shards(store: Store, split: str) -> list[str]:
 
 
 def reflected(start: int, length: int, size: int, shift: int) -> np.ndarray:
-    """Return `length` indices from `start` on, reflected into [0, size) about shift/2 and size - 1 + shift/2.
+    """Return `length` indices from `start` on, reflected into [0, size).
 
-    With shift 0 this is OpenCV's reflect-101 border. A picture filtered by a kernel of even size is symmetric about half
-    a pixel: with the recipe's `mirror_shift` it is continued exactly as if the sharp one had been continued first.
+    The axes of reflection are shift/2 and size - 1 + shift/2. With shift 0 this is OpenCV's
+    reflect-101 border. A picture filtered by a kernel of even size is symmetric about half a pixel:
+    with the recipe's `mirror_shift` it is continued exactly as if the sharp one had been.
     """
     period = 2 * (size - 1)
     index = (np.arange(start, start + length) - shift) % period
-    # Left of the first axis an index comes back as shift - i, right of the second as 2 (size - 1) + shift - i.
+    # Left of the first axis, index i comes back as shift - i; right of the second, as
+    # 2 (size - 1) + shift - i.
     folded = np.where(index < size - shift, index + shift, period - index)
     return np.where(folded > size - 1, period + shift - folded, folded)
 
 
 def jitter(
-    sharp: np.ndarray, blurred: np.ndarray, generator: np.random.Generator, *, mirror_shift: int, border_px: int = 15
+    sharp: np.ndarray,
+    blurred: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    mirror_shift: int,
+    border_px: int = 15,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shift a pair by up to `border_px` in any direction, and mirror every second one left to right.
+    """Shift a pair by up to `border_px` in any direction, and mirror half of them.
 
-    The tutorial of pix2pix enlarges 256 to 286 and crops; that would enlarge the kernel too, so we continue the photo by
-    reflection instead (15 is the same (286 - 256) / 2). Mirroring turns an even kernel's half-pixel shift around, which
-    `mirror_shift` undoes: the pair that comes out is a pair of the same kernel, to the last bit.
+    The tutorial of pix2pix enlarges 256 to 286 and crops; that would enlarge the kernel too, so we
+    continue the photo by reflection instead (15 is the same (286 - 256) / 2). Mirroring turns an
+    even kernel's half-pixel shift around, which `mirror_shift` undoes: the pair that comes out is a
+    pair of the same kernel, to the last bit.
 
     Args:
         sharp, blurred: (H, W, 3) arrays.

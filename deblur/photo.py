@@ -11,19 +11,17 @@ import contextlib
 import ctypes
 import io
 import logging
-import math
-import re
-import struct
+import os
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, _imaging
+from PIL import Image, UnidentifiedImageError, _imaging
 
+from deblur import metadata, png16
 from deblur.errors import PhotoError
 
 # A header that claims more is refused before its pixels are allocated: 500 megapixels of 8-bit RGB
@@ -40,26 +38,12 @@ with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 FORMATS: Mapping[str, str] = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP",
-    ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "JPEG",
+    ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
 }  # fmt: skip
 _READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
-# How files begin, to say what it is that cannot be read.
-_BEGINNINGS = {
-    rb"\xff\xd8": "JPEG", rb"\x89PNG": "PNG", rb"RIFF....WEBP": "WEBP", rb"II\*\0|MM\0\*": "TIFF",
-    rb"BM": "BMP", rb"GIF8": "GIF", rb"....ftyp(he|mif1|msf1)": "HEIF", rb"....ftypavi": "AVIF",
-    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL", rb"\0\0\0\x0cjP  ": "JPEG 2000",
-}  # fmt: skip
 _OPAQUE_MODES = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
-_ORIENTATION = 0x0112
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_DEFAULT_QUALITY = 95  # for photos whose source has no JPEG tables to keep
-# A TIFF's tags that are not about its layout: description, make, model, software, date, artist,
-# copyright, XMP.
-_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432, 700)
-# XMP that speaks of what cameras append to a JPEG: gain maps, motion. As those go, so must it.
-_XMP_OF_APPENDICES = b"ns.google.com/photos"
 
 
 @dataclass(frozen=True)
@@ -129,10 +113,9 @@ def decode(data: bytes) -> Photo:
 
 
 def _unidentified(data: bytes) -> str:
-    for beginning, name in _BEGINNINGS.items():
-        if re.match(beginning, data, re.DOTALL):
-            damaged = name in FORMATS.values()
-            return f"the {name} is damaged" if damaged else f"format {name} is not supported"
+    if name := metadata.format_of(data):
+        damaged = name in _READABLE
+        return f"the {name} is damaged" if damaged else f"format {name} is not supported"
     return f"not a photo in a known format ({', '.join(sorted(set(FORMATS.values())))})"
 
 
@@ -143,27 +126,27 @@ def _one_line(error: BaseException) -> str:
 def _decode(image: Image.Image, data: bytes) -> Photo:
     _refuse(image)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    coding = _coding(image, data)
-    depth = _png_depth(data)
+    coding = metadata.coding(image, data)
+    depth = png16.depth(data)
     if depth == 16:
-        pixels, alpha, grey = _pixels_of_16_bits(image, data)
+        pixels, alpha, grey = png16.read(image, data)
     else:
         image.load()
         pixels, alpha, grey = _pixels_of_8_bits(image, depth)
     # Only now: a PNG may have its EXIF behind its pixels.
-    exif, orientation = _upright_exif(image.info.get("exif"))
+    exif, orientation = metadata.upright_exif(image.info.get("exif"))
     icc = image.info.get("icc_profile") or None
     if image.mode == "CMYK":
         icc = None  # the pixels are sRGB by now
     if kind == "TIFF":
         orientation = 1  # Pillow has turned it by now
-    if xmp := _upright_xmp(image.info.get("xmp"), orientation):
+    if xmp := metadata.upright_xmp(image.info.get("xmp"), orientation):
         coding["xmp"] = xmp
     if coding.get("subsampling") == 1 and orientation >= 5:
         coding["subsampling"] = 0  # 4:2:2 lying is 4:4:0 upright, which Pillow does not write
     return Photo(
-        pixels=_turn(pixels, orientation),
-        alpha=None if alpha is None else _turn(alpha, orientation),
+        pixels=metadata.turn(pixels, orientation),
+        alpha=None if alpha is None else metadata.turn(alpha, orientation),
         grey=grey,
         format=kind,
         exif=exif,
@@ -184,43 +167,18 @@ def _refuse(image: Image.Image) -> None:
     if image.format == "TIFF":
         tags: Any = getattr(image, "tag_v2", {})
         if tags.get(254, 0) & 1 or 50706 in tags:
-            raise PhotoError(
-                "a camera's raw file is not supported"
-            )  # Pillow would give its preview
+            # Pillow would give its preview.
+            raise PhotoError("a camera's raw file is not supported")
         if (bits := max(tags.get(258, (1,)))) > 8:
             raise PhotoError(f"TIFF of {bits} bits is not supported; PNG of 16 bits is")
-    if image.mode not in _OPAQUE_MODES | _ALPHA_MODES | {"CMYK"} and not image.mode.startswith(
-        "I;16"
-    ):
+    known = image.mode in _OPAQUE_MODES | _ALPHA_MODES | {"CMYK"}
+    if not known and not image.mode.startswith("I;16"):
         raise PhotoError(f"pixels of type {image.mode} are not supported")
-
-
-def _coding(image: Image.Image, data: bytes) -> dict[str, Any]:
-    """Return the save options that code a photo as this one is coded."""
-    coding: dict[str, Any] = {}
-    dpi = [float(value) for value in image.info.get("dpi", ())]
-    if len(dpi) == 2 and all(math.isfinite(value) and 1 <= value < 65535 for value in dpi):
-        coding["dpi"] = tuple(dpi)
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        coding["progressive"] = bool(image.info.get("progressive"))
-        if comment := image.info.get("comment"):
-            coding["comment"] = comment
-        tables = image.quantization
-        if image.mode != "CMYK" and tables:
-            coding["qtables"] = [list(tables[index]) for index in sorted(tables)]
-            coding["subsampling"] = max(JpegImagePlugin.get_sampling(image), 0)
-    if image.format == "WEBP":
-        coding["lossless"] = _is_lossless_webp(data)
-    if image.format == "TIFF":
-        tags: Any = getattr(image, "tag_v2", {})
-        # 317, 2: differences of neighbours, without which LZW makes photos larger.
-        coding["tiffinfo"] = {317: 2} | {tag: tags[tag] for tag in _TIFF_TAGS if tag in tags}
-    return coding
 
 
 def _pixels_of_8_bits(image: Image.Image, depth: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
     if image.mode == "CMYK":
-        return _array(_from_cmyk(image)), None, False
+        return png16.by_bands(metadata.colours_of_inks(image)), None, False
     grey = image.mode in {"1", "L", "LA", "La"}
     key = image.info.get("transparency")
     if image.mode in _ALPHA_MODES or key is not None:
@@ -229,132 +187,25 @@ def _pixels_of_8_bits(image: Image.Image, depth: int) -> tuple[np.ndarray, np.nd
             image.info["transparency"] = key * {2: 85, 4: 17}.get(depth, 1)
         if image.mode == "La":
             image = image.convert("LA")
-        whole = _array(image.convert("RGBA"))
+        whole = png16.by_bands(image.convert("RGBA"))
         return np.ascontiguousarray(whole[..., :3]), np.ascontiguousarray(whole[..., 3]), grey
-    return _array(image if image.mode == "RGB" else image.convert("RGB")), None, grey
-
-
-def _array(image: Image.Image) -> np.ndarray:
-    """Return the pixels, by bands: a quarter of np.asarray's time and half its memory."""
-    bands = len(image.getbands())
-    shape = (image.height, image.width, bands) if bands > 1 else (image.height, image.width)
-    pixels = np.empty(shape, np.uint8)
-    for top in range(0, image.height, 64):
-        bottom = min(top + 64, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
-    return pixels
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """To sRGB through the embedded profile, if any: without it, inks come out as garish colours."""
-    if icc := image.info.get("icc_profile"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            target = ImageCms.createProfile("sRGB")
-            if converted := ImageCms.profileToProfile(image, source, target, outputMode="RGB"):
-                return converted
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a damaged profile, or one of other colours: as if there were none
-    return image.convert("RGB")
-
-
-def _png_depth(data: bytes) -> int:
-    """Bits a sample, from the header; 0 if it is no PNG."""
-    return data[24] if data.startswith(_PNG_SIGNATURE) and len(data) > 24 else 0
-
-
-def _pixels_of_16_bits(
-    image: Image.Image, data: bytes
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Read a PNG of 16 bits with a decoder that gives 8 at a time."""
-    kind = data[25]
-    if kind == 4:
-        # Grey and alpha of 16 bits are stored just as four samples of 8: say that in the header.
-        header = b"IHDR" + data[16:24] + b"\x08\x06" + data[26:29]
-        patched = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
-        image.load()  # for its metadata, and to refuse what is damaged
-        with Image.open(io.BytesIO(patched), formats=("PNG",)) as bytewise:
-            both = _array(bytewise).view(">u2").astype(np.uint16)
-        return np.repeat(both[..., :1], 3, axis=2), np.ascontiguousarray(both[..., 1]), True
-    if kind == 0:
-        image.load()
-        grey = np.asarray(image).astype(np.uint16)
-        pixels = np.repeat(grey[..., None], 3, axis=2)
-    else:
-        pixels = _array(image).astype(np.uint16) * np.uint16(256)
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
-            # Read as if the lower byte came last, the upper byte is what Pillow leaves out.
-            low.tile = [tile._replace(args=f"{low.mode};16L") for tile in low.tile]
-            pixels |= _array(low)
-    alpha = None
-    if pixels.shape[2] == 4:
-        pixels, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
-    elif (key := image.info.get("transparency")) is not None:
-        alpha = np.where((pixels == key).all(axis=2), 0, 65535).astype(np.uint16)
-    return pixels, alpha, kind == 0
-
-
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply EXIF orientation 1 to 8 (CIPA DC-008, 4.6.5.1)."""
-    if orientation in {2, 7}:
-        pixels = pixels[:, ::-1]
-    elif orientation in {4, 5}:
-        pixels = pixels[::-1]
-    turns = {3: 2, 5: 3, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
-
-
-def _upright_exif(exif: bytes | None) -> tuple[bytes | None, int]:
-    """Return the block with its orientation set to 1, and the orientation that it had.
-
-    The value is changed in place: writing the block anew would move the offsets that maker notes
-    rely on.
-    """
-    if not exif:
-        return None, 1
-    if not exif.startswith(b"Exif\0\0"):
-        exif = b"Exif\0\0" + exif  # WebP has it without, and JPEG needs it
-    start = 6
-    order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2])
-    if order is None:
-        return exif, 1
-    try:
-        (first,) = struct.unpack_from(f"{order}I", exif, start + 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start + first)
-        for index in range(count):
-            entry = start + first + 2 + 12 * index
-            tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
-            if tag == _ORIENTATION and kind in {3, 4}:
-                value = order + {3: "H", 4: "I"}[kind]
-                (orientation,) = struct.unpack_from(value, exif, entry + 8)
-                patched = bytearray(exif)
-                struct.pack_into(value, patched, entry + 8, 1)
-                return bytes(patched), orientation if 1 <= orientation <= 8 else 1
-    except struct.error:
-        pass  # a damaged block is passed on as it is
-    return exif, 1
-
-
-def _upright_xmp(xmp: bytes | None, orientation: int) -> bytes | None:
-    """Return the XMP with the orientation that the EXIF block has after turning."""
-    if not xmp or _XMP_OF_APPENDICES in xmp:
-        return None
-    if orientation == 1:
-        return xmp
-    return re.sub(rb'(tiff:Orientation(?:=["\']|>))[2-8]', rb"\g<1>1", xmp)
-
-
-def _is_lossless_webp(data: bytes) -> bool:
-    position = 12
-    while position + 8 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, position)
-        if name in {b"VP8 ", b"VP8L"}:
-            return bool(name == b"VP8L")
-        position += 8 + length + length % 2
-    return False
+    return png16.by_bands(image if image.mode == "RGB" else image.convert("RGB")), None, grey
 
 
 # === Encoding ===
+
+
+def named(photo: Photo, key: str) -> Photo:
+    """Return the photo in the format that the key's extension stands for: a name tells the truth.
+
+    What is particular to the coding of its old format is dropped. A photo that the new format
+    cannot hold is left for `encode` to refuse. Where the extension is unknown, nothing changes.
+    """
+    format = FORMATS.get(os.path.splitext(key)[1].lower(), photo.format)
+    if format == photo.format:
+        return photo
+    kept = {name: photo.coding[name] for name in ("dpi", "xmp") if name in photo.coding}
+    return replace(photo, format=format, coding=kept)
 
 
 def encode(photo: Photo) -> bytes:
@@ -373,7 +224,10 @@ def encode(photo: Photo) -> bytes:
         samples = np.dstack([samples, alpha])
     try:
         if samples.dtype == np.uint16:
-            return _encode_16_bits(photo, samples)
+            if photo.format != "PNG":
+                raise PhotoError(f"{photo.format} of 16 bits cannot be written")
+            kept = {name: photo.coding.get(name) for name in ("xmp", "dpi")}
+            return png16.write(samples, exif=photo.exif, icc=photo.icc, **kept)
         return _encode_8_bits(photo, samples)
     except PhotoError:
         raise
@@ -389,19 +243,7 @@ def _mean(pixels: np.ndarray) -> np.ndarray:
 
 
 def _encode_8_bits(photo: Photo, samples: np.ndarray) -> bytes:
-    options: dict[str, Any] = {"exif": photo.exif, "icc_profile": photo.icc, **photo.coding}
-    if photo.format == "JPEG" and "qtables" not in options:
-        options["quality"] = _DEFAULT_QUALITY
-    if photo.format == "PNG":
-        options["compress_level"] = 3  # half the time of the default 6 for some 3 % more bytes
-        if xmp := options.pop("xmp", None):
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-    if photo.format == "WEBP" and not options.get("lossless"):
-        options["quality"] = _DEFAULT_QUALITY
-    if photo.format == "TIFF":
-        options["compression"] = "tiff_lzw"
-    options = {name: value for name, value in options.items() if value is not None}
+    options = metadata.save_options(photo.format, photo.exif, photo.icc, photo.coding)
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     buffer = io.BytesIO()
     try:
@@ -413,34 +255,6 @@ def _encode_8_bits(photo: Photo, samples: np.ndarray) -> bytes:
         buffer = io.BytesIO()
         image.save(buffer, photo.format, **options | {"progressive": False})
     return buffer.getvalue()
-
-
-def _encode_16_bits(photo: Photo, samples: np.ndarray) -> bytes:
-    """Write the PNG of 16 bits that Pillow does not write: one filter, one stream (RFC 2083)."""
-    if photo.format != "PNG":
-        raise PhotoError(f"{photo.format} of 16 bits cannot be written")
-    height, width, channels = samples.shape
-    rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
-    filtered = np.ones((height, 1 + rows.shape[1]), np.uint8)  # 1: the difference to the left
-    filtered[:, 1:] = rows
-    filtered[:, 1 + 2 * channels :] -= rows[:, : -2 * channels]
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))]
-    if photo.icc:
-        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(photo.icc)))
-    if dpi := photo.coding.get("dpi"):
-        per_metre = (round(value / 0.0254) for value in dpi)
-        chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
-    if photo.exif:
-        chunks.append((b"eXIf", photo.exif.removeprefix(b"Exif\0\0")))
-    if xmp := photo.coding.get("xmp"):
-        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
-    # Level 1 is as small as 6 to half a percent: the lower bytes are noise, which nothing shrinks.
-    chunks += [(b"IDAT", zlib.compress(filtered.data, 1)), (b"IEND", b"")]
-    return _PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
 
 
 # === The pairs' pictures ===

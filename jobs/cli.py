@@ -1,7 +1,8 @@
 """The `deblur` command: names the jobs and turns their outcome into an exit code.
 
-Each job's options are declared once, in its dataclass. A job's module is imported when it is asked for, so that
-`deblur --help` answers at once. Stdout carries one JSON summary; everything else goes to stderr.
+Each job's options are declared once, in its dataclass. A job's module is imported when it is asked
+for, so that `deblur --help` answers at once. Stdout carries one JSON summary; everything else goes
+to stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ JOBS = {
 
 app = App(
     name="deblur",
-    help="Takes a bucket of blurred photos and gives back sharp ones, and trains its own models from your sharp photos.",
+    help="Takes a bucket of blurred photos and gives back sharp ones, "
+    "and trains its own models from your sharp photos.",
     version=__version__,
     default_parameter=Parameter(negative=()),
     help_format="markdown",
@@ -57,7 +59,9 @@ def _run(words: list[str]) -> int:
     try:
         summary = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:
-        runtime.note(f"deblur: see `deblur {words[0] + ' ' if words and words[0] in JOBS else ''}--help`")
+        runtime.note(
+            f"deblur: see `deblur {words[0] + ' ' if words and words[0] in JOBS else ''}--help`"
+        )
         return 2
     except KeyboardInterrupt:
         runtime.note("deblur: interrupted; the same command goes on where it was")

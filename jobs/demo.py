@@ -1,6 +1,6 @@
 """All of it, small: preprocess, train, restore and evaluate on the photos that the package ships.
 
-    deblur demo                     # under three minutes on two cores
+deblur demo                     # under three minutes on two cores
 """
 
 from __future__ import annotations
@@ -38,16 +38,23 @@ class Options:
 def run(options: Options = Options()) -> dict[str, Any]:
     """Run the four jobs in a row and return their summaries."""
     home = Path(options.folder).absolute()
-    places = {name: str(home / name) for name in ("photos", "pairs", "run", "blurred", "restored", "report")}
+    places = {
+        name: str(home / name)
+        for name in ("photos", "pairs", "run", "blurred", "restored", "report")
+    }
     common: dict[str, Any] = {"cluster": options.cluster}
     model = f"{places['run']}/model"
 
     note(f"deblur demo in {home}\n")
     with cluster(options.cluster):
-        note("1. Twelve sharp photos become pairs: the middle 256x256 pixels, and the same blurred by a 14x14 box.")
+        note(
+            "1. Twelve sharp photos become pairs: the middle 256x256 pixels, and the same blurred by a 14x14 box."
+        )
         _unpack(files("deblur") / "samples", Path(places["photos"]))
         pairs = preprocess.run(
-            preprocess.Options(places["photos"], places["pairs"], train=3, test=1, blur=_RECIPE, **common)
+            preprocess.Options(
+                places["photos"], places["pairs"], train=3, test=1, blur=_RECIPE, **common
+            )
         )
 
         note("\n2. A small GAN learns on the nine training pairs to undo the blur.")
@@ -60,11 +67,15 @@ def run(options: Options = Options()) -> dict[str, Any]:
 
         note("\n3. All twelve photos, blurred whole, go through the model tile by tile.")
         _blur(Path(places["photos"]), Path(places["blurred"]))
-        restored = restore.run(restore.Options(places["blurred"], places["restored"], model=model, **common))
+        restored = restore.run(
+            restore.Options(places["blurred"], places["restored"], model=model, **common)
+        )
 
         note("\n4. The model and the classical filters are measured on the three test pairs.")
         evaluated = evaluate.run(
-            evaluate.Options(places["pairs"], places["report"], model=(model,), examples=3, **common)
+            evaluate.Options(
+                places["pairs"], places["report"], model=(model,), examples=3, **common
+            )
         )
 
     note(
@@ -73,13 +84,21 @@ def run(options: Options = Options()) -> dict[str, Any]:
         f"So short a training proves the way, not the quality: {_verdict(trained['figures'])} "
         "For a model that is worth using, train for hours on a thousand photos or more."
     )
-    return {"job": "demo", "preprocess": pairs, "train": trained, "restore": restored, "evaluate": evaluated}
+    return {
+        "job": "demo",
+        "preprocess": pairs,
+        "train": trained,
+        "restore": restored,
+        "evaluate": evaluated,
+    }
 
 
 def _verdict(figures: Mapping[str, Mapping[str, float]]) -> str:
     restored, blurred = figures["restored"]["psnr"], figures["blurred"]["psnr"]
     word = "worse" if restored < blurred else "better"
-    return f"what it restores is {word} ({restored:.1f} dB) than the blurred photo that it was given ({blurred:.1f} dB)."
+    return (
+        f"what it restores is {word} ({restored:.1f} dB) than the blurred photo ({blurred:.1f} dB)."
+    )
 
 
 def _unpack(source: Traversable, target: Path) -> None:
@@ -89,7 +108,9 @@ def _unpack(source: Traversable, target: Path) -> None:
             _unpack(item, target / item.name)
         elif item.name.endswith(".jpg"):
             target.mkdir(parents=True, exist_ok=True)
-            if not (target / item.name).exists():  # a new file would be a changed photo to the next run
+            if not (
+                target / item.name
+            ).exists():  # a new file would be a changed photo to the next run
                 (target / item.name).write_bytes(item.read_bytes())
 
 

@@ -2,8 +2,9 @@
 
     deblur evaluate pairs/ report/ --model run/model
 
-Every method sees the same 8-bit blurred photos and is rounded to 8 bits before it is measured. Seconds are those of one
-actor that has the node's cores, one method after the other, after a warm-up; decoding is not in them.
+Every method sees the same 8-bit blurred photos and is rounded to 8 bits before it is measured.
+Seconds are those of one actor that has the node's cores, one method after the other, after a
+warm-up; decoding is not in them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -21,19 +22,15 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from deblur import blur, classical, metrics, models, pairs, photo, report, seeds
+from deblur import models, pairs, report, seeds
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
+from jobs.evaluate_methods import PRIOR_PHOTOS, Evaluate, Result
 from jobs.runtime import Cluster, Progress, cluster, note
 
 PAGE = "report.html"
 FIGURES = "evaluation.json"
 PHOTOS = "photos.parquet"
-
-_PRIOR_PHOTOS = 200  # the second moments of 100 photos are within 0.1 dB of those of 300
-_WIENER = "Wiener filter that knows the kernel"
-
-Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.ndarray]]
 
 
 @Parameter(name="*")
@@ -75,7 +72,9 @@ def run(options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     with cluster(options.cluster), Progress("evaluate", total, "photos") as progress:
         results = list(_measure(shards, source, dataset, options, total, progress))
-    evaluation = _evaluation(results, dataset, options, source, cards, time.perf_counter() - started)
+    evaluation = _evaluation(
+        results, dataset, options, source, cards, time.perf_counter() - started
+    )
     _write(destination, evaluation, results)
     _print_table(evaluation)
     return {
@@ -84,7 +83,8 @@ def run(options: Options) -> dict[str, Any]:
         "photos": evaluation.photos,
         "report": f"{destination.uri}/{PAGE}",
         "methods": {
-            method.name: {"psnr": round(method.psnr, 3), "ssim": round(method.ssim, 4)} for method in evaluation.methods
+            method.name: {"psnr": round(method.psnr, 3), "ssim": round(method.ssim, 4)}
+            for method in evaluation.methods
         },
     }
 
@@ -92,20 +92,13 @@ def run(options: Options) -> dict[str, Any]:
 # === Map ===
 
 
-@dataclass(frozen=True)
-class Result:
-    """One shard's: scores by method, in the order of the photos, and seconds and megapixels by method."""
-
-    keys: list[str]
-    categories: list[str]
-    scores: dict[str, list[tuple[float, float]]]
-    seconds: dict[str, float]
-    megapixels: float
-    pictures: dict[str, dict[str, bytes]]
-
-
 def _measure(
-    shards: Sequence[str], source: Store, dataset: pairs.Dataset, options: Options, total: int, progress: Progress
+    shards: Sequence[str],
+    source: Store,
+    dataset: pairs.Dataset,
+    options: Options,
+    total: int,
+    progress: Progress,
 ) -> Iterator[Result]:
     import ray.data
 
@@ -128,115 +121,6 @@ def _measure(
     for row in done.iter_rows():
         progress.advance(len(row["result"].keys))
         yield row["result"]
-
-
-class Evaluate:
-    """Holds the methods and measures them on shards."""
-
-    def __init__(self, source: Store, dataset: pairs.Dataset, options: Options, total: int) -> None:
-        self._source, self._options, self._share = source, options, options.examples / max(total, 1)
-        self._methods = dict(_methods(source, dataset, options))
-        warm = np.full((dataset.size_px, dataset.size_px, 3), 128, np.uint8)
-        recipe = blur.draw(dataset.recipe, seed=0, key="warm-up")
-        for method in self._methods.values():
-            method([warm], [recipe])
-
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
-        """Return the results of the shards in a batch."""
-        results = np.empty(len(batch["shard"]), dtype=object)
-        for index, (name, count) in enumerate(zip(batch["shard"], batch["count"], strict=True)):
-            results[index] = self._measure(pairs.read_shard(self._source.read(str(name)))[: int(count)])
-        return {"result": results}
-
-    def _measure(self, rows: Sequence[pairs.Pair]) -> Result:
-        sharp = [photo.decode_lossless(row.sharp) for row in rows]
-        blurred = [photo.decode_lossless(row.blurred) for row in rows]
-        recipes = [blur.Degradation.from_json(row.recipe) for row in rows]
-        scores: dict[str, list[tuple[float, float]]] = {}
-        seconds: dict[str, float] = {}
-        pictures: dict[str, dict[str, bytes]] = {row.key: {} for row in rows if self._is_example(row.key)}
-        for name, method in self._methods.items():
-            started = time.perf_counter()
-            restored = method(blurred, recipes)
-            seconds[name] = time.perf_counter() - started
-            scores[name] = [
-                (metrics.psnr(a, b, data_range=255), metrics.ssim(a, b, data_range=255))
-                for a, b in zip(restored, sharp, strict=True)
-            ]
-            for row, picture in zip(rows, restored, strict=True):
-                if row.key in pictures:
-                    pictures[row.key][name] = _picture(picture)
-        for row, picture in zip(rows, sharp, strict=True):
-            if row.key in pictures:
-                pictures[row.key]["sharp"] = _picture(picture)
-        megapixels = sum(picture.shape[0] * picture.shape[1] for picture in sharp) / 1e6
-        return Result([row.key for row in rows], [row.category for row in rows], scores, seconds, megapixels, pictures)
-
-    def _is_example(self, key: str) -> bool:
-        # Drawn by key, twice as many as wanted, so that no worker has to know the others' photos.
-        return seeds.generator(0, key, "example").random() < 2 * self._share
-
-
-def _methods(source: Store, dataset: pairs.Dataset, options: Options) -> Iterator[tuple[str, Method]]:
-    yield report.BLURRED, lambda blurred, _: list(blurred)
-    if options.baselines:
-        yield "unsharp mask", lambda blurred, _: [_rounded(classical.unsharp(_unit(one))) for one in blurred]
-        yield _WIENER, _wiener(source, dataset)
-    names: set[str] = set()
-    for uri in options.model:
-        name = models.read_card(uri).name
-        name = name if name not in names else uri
-        names.add(name)
-        yield name, _model(uri, options)
-
-
-def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
-    """The exact operator where the kernel is one and separable, with a prior from training photos; else one a photo."""
-    fixed = blur.draw(dataset.recipe, seed=0, key="")
-    kernel = blur.separable(fixed) if not fixed.parameters else None
-    sharps = list(_training_photos(source))
-    if kernel is None or not sharps:
-
-        def by_kernel(blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]) -> list[np.ndarray]:
-            return [
-                _rounded(classical.wiener(_unit(one), blur.psf(recipe), blur.noise_variance(recipe)))
-                for one, recipe in zip(blurred, recipes, strict=True)
-            ]
-
-        return by_kernel
-    exact = classical.SeparableWiener.fit(kernel, sharps, blur.noise_variance(fixed))
-    return lambda blurred, _: [_rounded(exact(_unit(one))) for one in blurred]
-
-
-def _training_photos(source: Store) -> Iterator[np.ndarray]:
-    count = 0
-    for name in pairs.shards(source, "train"):
-        for row in pairs.read_shard(source.read(name)):
-            if count == _PRIOR_PHOTOS:
-                return
-            count += 1
-            yield photo.decode_lossless(row.sharp)
-
-
-def _model(uri: str, options: Options) -> Method:
-    from deblur.precision import policy
-    from deblur.restorer import Restorer
-
-    dtype_policy = policy(options.precision)  # type: ignore[arg-type]  # checked by `policy`
-    restorer = Restorer(models.load(uri, dtype_policy), dtype_policy)
-    return lambda blurred, _: list(restorer.restore(blurred))
-
-
-def _unit(pixels: np.ndarray) -> np.ndarray:
-    return pixels.astype(np.float32) * np.float32(1 / 255)
-
-
-def _rounded(unit: np.ndarray) -> np.ndarray:
-    return np.rint(unit * 255).clip(0, 255).astype(np.uint8)
-
-
-def _picture(pixels: np.ndarray) -> bytes:
-    return photo.encode(photo.Photo(pixels, format="JPEG"))
 
 
 # === Account ===
@@ -272,10 +156,15 @@ def _evaluation(
         "Pairs": f"{source.uri}, {dataset.total('train')} to train on, {dataset.total('test')} to test on",
         "Fingerprint of the pairs": dataset.fingerprint,
         "Blur": dataset.recipe,
-        "Prior of the Wiener filter": f"at most {_PRIOR_PHOTOS} training photos",
-        **{f"Model {card.name}": f"{card.network}, {card.steps} steps, id {card.model_id}" for card in cards.values()},
+        "Prior of the Wiener filter": f"at most {PRIOR_PHOTOS} training photos",
+        **{
+            f"Model {card.name}": f"{card.network}, {card.steps} steps, id {card.model_id}"
+            for card in cards.values()
+        },
         "Machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "Versions": ", ".join(f"{name} {version(name)}" for name in ("deblur", "tensorflow", "keras", "ray")),
+        "Versions": ", ".join(
+            f"{name} {version(name)}" for name in ("deblur", "tensorflow", "keras", "ray")
+        ),
     }
     return report.Evaluation(
         title="How sharp it gets",
@@ -324,7 +213,8 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
                 "ssim": method.ssim,
                 "seconds_per_megapixel": method.seconds_per_megapixel,
                 "by_category": {
-                    name: {"psnr": psnr, "ssim": ssim} for name, (psnr, ssim) in method.by_category.items()
+                    name: {"psnr": psnr, "ssim": ssim}
+                    for name, (psnr, ssim) in method.by_category.items()
                 },
             }
             for method in evaluation.methods
@@ -348,5 +238,9 @@ def _print_table(evaluation: report.Evaluation) -> None:
     width = max(len(method.name) for method in evaluation.methods)
     note(f"{'method':{width}}  PSNR dB   SSIM   s/megapixel")
     for method in evaluation.methods:
-        spent = f"{method.seconds_per_megapixel:11.3f}" if method.seconds_per_megapixel is not None else f"{'-':>11}"
+        spent = (
+            f"{method.seconds_per_megapixel:11.3f}"
+            if method.seconds_per_megapixel is not None
+            else f"{'-':>11}"
+        )
         note(f"{method.name:{width}}  {method.psnr:7.2f}  {method.ssim:5.3f}  {spent}")

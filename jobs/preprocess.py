@@ -2,31 +2,29 @@
 
     deblur preprocess places365/ pairs/ --categories castle,forest,mountain,skyscraper
 
-A shard holds up to 64 pairs. Which photos it holds is decided before any work starts, so that any number of workers
-writes the same bytes, and a rerun makes only the shards that are missing. Photos that are rejected are replaced by the
-next ones of their category, in further shards.
+A shard holds up to 64 pairs. Which photos it holds is decided before any work starts, so that any
+number of workers writes the same bytes, and a rerun makes only the shards that are missing. Photos
+that are rejected are replaced by the next ones of their category, in further shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import pairs, places365
-from deblur.errors import PhotoError, UsageError
-from deblur.storage import Store, open_store, reason
+from deblur import copies, pairs, places365
+from deblur.errors import UsageError
+from deblur.storage import Store, open_store
+from jobs.preprocess_shards import Shard, ShardMaker
 from jobs.runtime import Cluster, Progress, cluster, counts, note, warn
 
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
-_FETCH_THREADS = 8  # of each worker: hides a store's latency of some 30 ms behind 10 ms of work a photo
 
 
 @Parameter(name="*")
@@ -52,15 +50,6 @@ class Options:
     seed: int = 0
     "Decides the selection and every drawn blur."
     cluster: Cluster = Cluster()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The unit of work: the photos that one file holds."""
-
-    name: str
-    split: str
-    photos: tuple[tuple[str, str], ...]  # (key, category)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -89,7 +78,9 @@ def run(options: Options) -> dict[str, Any]:
                     results[shard.name] = facts
                     progress.advance(len(shard.photos))
             if missing := [shard for shard in shards if shard.name not in results]:
-                stack.enter_context(cluster(options.cluster))  # Ray starts when there is work for it
+                stack.enter_context(
+                    cluster(options.cluster)
+                )  # Ray starts when there is work for it
                 maker = ShardMaker(source, destination, options, plan_id)
                 results |= dict(_make(missing, maker, progress))
             made |= results
@@ -99,7 +90,9 @@ def run(options: Options) -> dict[str, Any]:
                 tried = pool.keys[taken[pool] : taken[pool] + wanted[pool]]
                 taken[pool] += len(tried)
                 # The next round replaces what was rejected, as far as the category has more.
-                wanted[pool] = min(sum(key in failed for key in tried), len(pool.keys) - taken[pool])
+                wanted[pool] = min(
+                    sum(key in failed for key in tried), len(pool.keys) - taken[pool]
+                )
             progress.total = progress.done + sum(wanted.values())
 
     dataset = _account(options, source, destination, plan_id, made, rejected)
@@ -122,10 +115,12 @@ def run(options: Options) -> dict[str, Any]:
 def select(
     source: Store, options: Options
 ) -> tuple[list[places365.Pool], dict[str, tuple[str, str]], int]:
-    """Return the pools of photos, those left out as copies (key -> (split, reason)), and how many files are no photos."""
+    """Return the pools, the copies left out (key -> (split, reason)), and how many files are no photos."""
     entries = {entry.key: entry for entry in source.list()}
     lists = {
-        key: source.read(key).decode() for key in entries if key.rsplit("/", 1)[-1] in places365.LIST_FILES
+        key: source.read(key).decode()
+        for key in entries
+        if key.rsplit("/", 1)[-1] in places365.LIST_FILES
     }
     candidates = places365.candidates(entries, lists)
     if not candidates:
@@ -137,50 +132,13 @@ def select(
     chosen = places365.choose(candidates, wanted)
     pools = places365.pools(chosen, train=options.train, test=options.test, seed=options.seed)
     sizes = {key: entries[key].size_bytes for pool in pools for key in pool.keys}
-    pools, duplicates = _without_copies(pools, _contents(source, sizes))
+    pools, duplicates = copies.without_copies(pools, copies.contents(source, sizes))
     photos = sum(map(places365.is_photo, entries))
     note(
         f"{photos} photos; chose {sum(pool.wanted for pool in pools if pool.split == 'train')} to train on "
         f"and {sum(pool.wanted for pool in pools if pool.split == 'test')} to test on"
     )
     return pools, duplicates, len(entries) - photos - len(lists)
-
-
-def _contents(source: Store, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Return the SHA-256 of the photos that may have a copy: those of the same size in bytes as another."""
-    by_size = defaultdict(list)
-    for key, size in sizes.items():
-        by_size[size].append(key)
-    suspects = [key for keys in by_size.values() if len(keys) > 1 for key in keys]
-
-    def digest(key: str) -> str:
-        try:
-            return hashlib.sha256(source.read(key)).hexdigest()
-        except OSError:
-            return ""  # whoever makes its pair says why it cannot be read
-
-    with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-        return {key: text for key, text in zip(suspects, threads.map(digest, suspects), strict=True) if text}
-
-
-def _without_copies(
-    pools: Sequence[places365.Pool], contents: Mapping[str, str]
-) -> tuple[list[places365.Pool], dict[str, tuple[str, str]]]:
-    """Keep one of each content, a test photo before a training photo, so that no test photo is ever trained on."""
-    owner: dict[str, str] = {}
-    copies: dict[str, tuple[str, str]] = {}
-    for pool in sorted(pools, key=lambda pool: pool.split == "train"):
-        for key in pool.keys:
-            if content := contents.get(key):
-                first = owner.setdefault(content, key)
-                if first != key:
-                    copies[key] = (pool.split, f"same content as {first}")
-    kept = []
-    for pool in pools:
-        keys = tuple(key for key in pool.keys if key not in copies)
-        if keys:
-            kept.append(places365.Pool(pool.category, pool.split, keys, min(pool.wanted, len(keys))))
-    return kept, copies
 
 
 def plan(
@@ -197,10 +155,14 @@ def plan(
             if pool.split == split
         ]
         length = max(map(len, columns), default=0)
-        photos = [column[index] for index in range(length) for column in columns if index < len(column)]
+        photos = [
+            column[index] for index in range(length) for column in columns if index < len(column)
+        ]
         first = sum(name.startswith(f"{split}/") for name in made)
         for number, start in enumerate(range(0, len(photos), SHARD_PAIRS), start=first):
-            yield Shard(f"{split}/{number:05d}.parquet", split, tuple(photos[start : start + SHARD_PAIRS]))
+            yield Shard(
+                f"{split}/{number:05d}.parquet", split, tuple(photos[start : start + SHARD_PAIRS])
+            )
 
 
 def _plan_id(options: Options, pools: Sequence[places365.Pool]) -> str:
@@ -243,53 +205,6 @@ def _make(
         yield row["name"], pairs.ShardFacts(**json.loads(row["facts"]))
 
 
-class ShardMaker:
-    """Makes one shard: fetch by threads, decode, crop, blur, code, put."""
-
-    def __init__(self, source: Store, destination: Store, options: Options, plan_id: str) -> None:
-        self._source, self._destination = source, destination
-        self._options, self._plan_id = options, plan_id
-
-    def __call__(self, batch: Mapping[str, Sequence[Shard]]) -> dict[str, list[Any]]:
-        """Make the shards of a batch and return a row about each."""
-        rows: dict[str, list[Any]] = {"name": [], "photos": [], "facts": []}
-        for shard in batch["shard"]:
-            facts = self.make(shard)
-            rows["name"].append(shard.name)
-            rows["photos"].append(len(shard.photos))
-            rows["facts"].append(json.dumps(asdict(facts)))
-        return rows
-
-    def make(self, shard: Shard) -> pairs.ShardFacts:
-        """Make one shard and write it."""
-        import cv2
-
-        cv2.setNumThreads(1)  # one worker, one core: the workers are the parallelism
-        done: list[pairs.Pair] = []
-        rejected: dict[str, str] = {}
-        with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-            fetched = threads.map(self._fetch, [key for key, _ in shard.photos])
-            for (key, category), data in zip(shard.photos, fetched, strict=True):
-                try:
-                    if isinstance(data, OSError):
-                        raise PhotoError(f"cannot be read: {reason(data)}")
-                    done.append(
-                        pairs.make_pair(
-                            data, key=key, category=category, recipe=self._options.blur,
-                            seed=self._options.seed, size_px=self._options.size,
-                        )
-                    )  # fmt: skip
-                except PhotoError as error:
-                    rejected[key] = str(error)
-        return pairs.write_shard(self._destination, shard.name, done, rejected, self._plan_id)
-
-    def _fetch(self, key: str) -> bytes | OSError:
-        try:
-            return self._source.read(key)
-        except OSError as error:
-            return error
-
-
 # === Account ===
 
 
@@ -308,7 +223,9 @@ def _account(
             split[category] = split.get(category, 0) + count
     if not any(totals["train"].values()) and not any(totals["test"].values()):
         reasons = "; ".join(f"{key}: {why}" for key, _, why in rejected[:3])
-        raise UsageError(f"none of the {len(rejected)} photos of {source.uri} can be used: {reasons}")
+        raise UsageError(
+            f"none of the {len(rejected)} photos of {source.uri} can be used: {reasons}"
+        )
     dataset = pairs.Dataset(
         source=source.uri,
         recipe=options.blur,
@@ -345,4 +262,6 @@ def _check(options: Options) -> None:
     if options.size < 32:
         raise UsageError(f"--size {options.size}: a crop needs at least 32 pixels a side")
     if options.train < 0 or options.test < 0 or options.train + options.test == 0:
-        raise UsageError(f"--train {options.train} --test {options.test}: expected counts of 0 or more, not both 0")
+        raise UsageError(
+            f"--train {options.train} --test {options.test}: expected counts of 0 or more, not both 0"
+        )

@@ -2,38 +2,48 @@
 
     deblur restore s3://holiday/ s3://holiday-sharp/ --model s3://models/box14/model
 
-The plan is the inventory of SOURCE minus what the ledger says is done. Tasks fetch and decode packs of photos, a pool of
-actors that each hold the model restores them, and tasks encode and put them and then write the ledger: whatever is killed
-in between is done again, to the same bytes at the same place.
+The plan is the inventory of SOURCE minus what the ledger says is done. Tasks fetch and decode packs
+of photos, a pool of actors that each hold the model restores them, and tasks encode and put them
+and then write the ledger: whatever is killed in between is done again, to the same bytes at the
+same place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-import numpy as np
 from cyclopts import Parameter
 
-from deblur import ledger, metrics, models, photo, places365
-from deblur.errors import PhotoError, UsageError
-from deblur.storage import Entry, Store, open_store, reason
+from deblur import ledger, models, places365
+from deblur.errors import UsageError
+from deblur.networks import network
+from deblur.restorer import TILE_BATCH
+from deblur.storage import Entry, Store, open_store
 from jobs.runtime import Cluster, Progress, cluster, note, warn
 
-# Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not out of sight.
-EXTENSIONS = places365.PHOTO_EXTENSIONS | {".jpe", ".jfif", ".mpo", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl"}
+# Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
+# out of sight.
+EXTENSIONS = places365.PHOTO_EXTENSIONS | {
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+}
 
 _CHUNK_PHOTOS = 32  # a task's worth of fetching: small photos come in groups,
 _CHUNK_BYTES = 32 << 20  # large ones alone
-_PACK_PIXELS = 8_000_000  # what passes from stage to stage: 24 MB of pixels, or a single larger photo
-_FETCH_THREADS = 8
-_RETRIES = 3  # of a task or an actor whose process died; an error of one photo is a row, and is never retried
+# of a task or an actor whose process died; an error of one photo is a row, and is never retried
+_RETRIES = 3
 
 
 @Parameter(name="*")
@@ -63,24 +73,15 @@ class Options:
     cluster: Cluster = Cluster()
 
 
-@dataclass(frozen=True)
-class Item:
-    """One photo on its way: first decoded, then restored, or failed with a reason."""
-
-    entry: Entry
-    photo: photo.Photo | None = None
-    reason: str | None = None
-    sharpness: float | None = None
-    seconds: float = 0.0
-
-
 def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
     _check(options)
     source, destination = open_store(options.source), open_store(options.destination)
     _refuse_overlap(source, destination)
     card = models.read_card(options.model)
-    settings_id = ledger.settings_id({"precision": options.precision, "network": card.network})
+    shape = network(card.network)
+    settings = {"precision": options.precision, "tile": shape.tile_px, "overlap": shape.overlap_px}
+    settings_id = ledger.settings_id(settings | {"batch": TILE_BATCH})
 
     note(f"listing {source.uri}")
     inventory, others = _inventory(source)
@@ -88,8 +89,8 @@ def run(options: Options) -> dict[str, Any]:
     todo = sorted(ledger.remaining(inventory, done), key=lambda entry: entry.key)[: options.limit]
     size_bytes = sum(entry.size_bytes for entry in todo)
     note(
-        f"{len(inventory)} photos ({others} other files are left alone), {len(inventory) - len(todo)} not to be done now; "
-        f"{len(todo)} to restore, {size_bytes / 1e6:.1f} MB"
+        f"{len(inventory)} photos ({others} other files are left alone); "
+        f"{len(todo)} to restore now, {size_bytes / 1e6:.1f} MB"
     )
     summary: dict[str, Any] = {
         "job": "restore",
@@ -127,13 +128,19 @@ def _inventory(source: Store) -> tuple[list[Entry], int]:
         else:
             others += 1
     if not found:
-        raise UsageError(f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}")
+        raise UsageError(
+            f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}"
+        )
     return found, others
 
 
-def _done(destination: Store, model_id: str, settings_id: str, retry_failed: bool) -> dict[str, tuple[str, str]]:
+def _done(
+    destination: Store, model_id: str, settings_id: str, retry_failed: bool
+) -> dict[str, tuple[str, str]]:
     try:
-        return ledger.done(destination, model_id=model_id, settings_id=settings_id, retry_failed=retry_failed)
+        return ledger.done(
+            destination, model_id=model_id, settings_id=settings_id, retry_failed=retry_failed
+        )
     except UsageError:
         return {}  # DESTINATION does not exist yet; make_ready says why, if it cannot be made
 
@@ -142,7 +149,8 @@ def _refuse_overlap(source: Store, destination: Store) -> None:
     inner, outer = destination.uri.rstrip("/") + "/", source.uri.rstrip("/") + "/"
     if inner.startswith(outer) or outer.startswith(inner):
         raise UsageError(
-            f"SOURCE {source.uri} and DESTINATION {destination.uri} lie in one another: restored photos would be taken for "
+            f"SOURCE {source.uri} and DESTINATION {destination.uri} lie in one another: "
+            "restored photos would be taken for "
             "new ones, or replace their originals; give a DESTINATION elsewhere"
         )
 
@@ -165,7 +173,12 @@ def chunks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 
 def _restore(
-    todo: Sequence[Entry], source: Store, destination: Store, options: Options, model_id: str, settings_id: str
+    todo: Sequence[Entry],
+    source: Store,
+    destination: Store,
+    options: Options,
+    model_id: str,
+    settings_id: str,
 ) -> Iterator[dict[str, Any]]:
     import ray
     from ray.util.annotations import RayDeprecationWarning
@@ -177,7 +190,8 @@ def _restore(
     if actors < 1:
         raise UsageError("--gpu: this cluster has no GPU")
     with warnings.catch_warnings():
-        # Bounds on retries have no named parameters in the Ray that we pin, and its default is to retry for ever.
+        # Bounds on retries have no named parameters in the Ray that we pin, and its default is to
+        # retry for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _pipeline(groups, source, destination, options, actors, model_id, settings_id)
     yield from dataset.iter_rows()
@@ -194,6 +208,8 @@ def _pipeline(
 ) -> Any:
     import ray.data
 
+    from jobs.restore_stages import Deliver, Fetch, Restore
+
     retries = {"max_retries": _RETRIES}
     return (
         ray.data.from_items(groups, override_num_blocks=len(groups))
@@ -208,147 +224,10 @@ def _pipeline(
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )
-        .map_batches(Deliver(destination, model_id, settings_id), batch_size=1, num_cpus=0.5, **retries)
-    )
-
-
-class Fetch:
-    """Reads and decodes the photos of a chunk, and passes them on in packs of bounded size."""
-
-    def __init__(self, source: Store) -> None:
-        self._source = source
-
-    def __call__(self, batch: Mapping[str, Sequence[Sequence[Entry]]]) -> Iterator[dict[str, list[Any]]]:
-        """Yield packs: lists of items."""
-        for chunk in batch["chunk"]:
-            for pack in packs(self._decoded(chunk)):
-                yield {"pack": _column(pack)}
-
-    def _decoded(self, chunk: Sequence[Entry]) -> Iterator[Item]:
-        # Reads run ahead by threads, in order; what is decoded is passed on at once.
-        with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-            for entry, data in zip(chunk, threads.map(self._read, chunk), strict=True):
-                started = time.perf_counter()
-                try:
-                    if isinstance(data, OSError):
-                        raise PhotoError(f"cannot be read: {reason(data)}")
-                    decoded = photo.decode(data)
-                    sharpness = metrics.sharpness(decoded.pixels)
-                    yield Item(entry, decoded, sharpness=sharpness, seconds=time.perf_counter() - started)
-                except PhotoError as error:
-                    yield Item(entry, reason=str(error), seconds=time.perf_counter() - started)
-
-    def _read(self, entry: Entry) -> bytes | OSError:
-        try:
-            return self._source.read(entry.key)
-        except OSError as error:
-            return error
-
-
-def packs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield lists of items of some megapixels together: enough to fill tile batches, not enough to fill memory."""
-    pack: list[Item] = []
-    pixels = 0
-    for item in items:
-        pack.append(item)
-        pixels += item.photo.width * item.photo.height if item.photo else 0
-        if pixels >= _PACK_PIXELS:
-            yield pack
-            pack, pixels = [], 0
-    if pack:
-        yield pack
-
-
-def _column(*values: Any) -> np.ndarray:
-    """Return a column of Python objects; a plain list of lists would be taken for a matrix."""
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
-
-
-class Restore:
-    """Holds the model and restores packs of photos."""
-
-    def __init__(self, model: str, precision: Any) -> None:
-        import tensorflow as tf
-
-        for device in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(device, True)
-        from deblur.precision import policy
-        from deblur.restorer import Restorer
-
-        dtype_policy = policy(precision)
-        self._restorer = Restorer(models.load(model, dtype_policy), dtype_policy)
-
-    def __call__(self, batch: Mapping[str, Sequence[Sequence[Item]]]) -> dict[str, np.ndarray]:
-        """Return the packs with restored photos."""
-        return {"pack": _column(*map(self._pack, batch["pack"]))}
-
-    def _pack(self, pack: Sequence[Item]) -> list[Item]:
-        started = time.perf_counter()
-        whole = [item for item in pack if item.photo is not None]
-        restored = self._restorer.restore(item.photo.pixels for item in whole if item.photo)
-        results = dict(zip((item.entry.key for item in whole), restored, strict=True))
-        pixels = sum(result.shape[0] * result.shape[1] for result in results.values())
-        elapsed = time.perf_counter() - started
-        out = []
-        for item in pack:
-            if item.photo is not None:
-                share = item.photo.width * item.photo.height / pixels
-                item = replace(
-                    item,
-                    photo=item.photo.with_pixels(results[item.entry.key]),
-                    seconds=item.seconds + elapsed * share,
-                )
-            out.append(item)
-        return out
-
-
-class Deliver:
-    """Encodes and puts the photos of a pack, then writes what became of them into the ledger."""
-
-    def __init__(self, destination: Store, model_id: str, settings_id: str) -> None:
-        self._destination = destination
-        self._ids = {"model_id": model_id, "settings_id": settings_id}
-
-    def __call__(self, batch: Mapping[str, Sequence[Sequence[Item]]]) -> dict[str, list[Any]]:
-        """Return a row about each photo, for the driver."""
-        rows = []
-        for pack in batch["pack"]:
-            with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-                part = list(threads.map(self._deliver, pack))
-            ledger.write(self._destination, part)
-            rows += part
-        return {
-            "key": [row.key for row in rows],
-            "status": [row.status for row in rows],
-            "reason": [row.reason or "" for row in rows],
-            "megapixels": [(row.width or 0) * (row.height or 0) / 1e6 for row in rows],
-        }
-
-    def _deliver(self, item: Item) -> ledger.Row:
-        entry = item.entry
-        row = ledger.Row(entry.key, entry.etag, entry.size_bytes, **self._ids, status="failed", reason=item.reason)
-        if item.photo is None:
-            return replace(row, seconds=item.seconds)
-        started = time.perf_counter()
-        try:
-            data = photo.encode(item.photo)
-            self._destination.put(entry.key, data)
-        except (PhotoError, OSError) as error:
-            why = str(error) if isinstance(error, PhotoError) else f"cannot be written: {reason(error)}"
-            return replace(row, reason=why, seconds=item.seconds)
-        return replace(
-            row,
-            status="restored",
-            output_key=entry.key,
-            output_sha256=hashlib.sha256(data).hexdigest(),
-            width=item.photo.width,
-            height=item.photo.height,
-            sharpness_before=item.sharpness,
-            sharpness_after=metrics.sharpness(item.photo.pixels),
-            seconds=item.seconds + time.perf_counter() - started,
+        .map_batches(
+            Deliver(destination, model_id, settings_id), batch_size=1, num_cpus=0.5, **retries
         )
+    )
 
 
 # === Account ===
@@ -361,10 +240,16 @@ def _account(
     seconds: float,
 ) -> dict[str, Any]:
     """Return the state of the whole inventory, and what this run has added to it."""
-    status = {entry.key: done[entry.key][1] for entry in inventory if done.get(entry.key, ("",))[0] == entry.etag}
+    status = {
+        entry.key: done[entry.key][1]
+        for entry in inventory
+        if done.get(entry.key, ("",))[0] == entry.etag
+    }
     status |= {outcome["key"]: outcome["status"] for outcome in outcomes}
     tally = {name: list(status.values()).count(name) for name in ("restored", "skipped", "failed")}
-    failures = {outcome["key"]: outcome["reason"] for outcome in outcomes if outcome["status"] == "failed"}
+    failures = {
+        outcome["key"]: outcome["reason"] for outcome in outcomes if outcome["status"] == "failed"
+    }
     for key, why in list(failures.items())[:10]:
         warn(f"{key}: {why}")
     if len(failures) > 10:

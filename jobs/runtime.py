@@ -162,8 +162,14 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn()
-            self._bar = Bar(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+            )
+            self._bar = Bar(
+                *columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True)
+            )
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, text="")
         return self
@@ -176,7 +182,9 @@ class Progress:
         if self._first is None and self.done:
             self._first = now, self.done
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, total=self.total, text=self._state(now))
+            self._bar.update(
+                self._task, completed=self.done, total=self.total, text=self._state(now)
+            )
         elif now - self._printed >= self._LINE_EVERY_S:
             self._printed = now
             note(f"{self.title}: {self.done} of {self.total} {self.unit}{self._state(now)}")

@@ -1,7 +1,8 @@
 """Ray Train's TensorFlow set-up, without its switch to Keras 2.
 
-Ray 2.60 sets TF_USE_LEGACY_KERAS=1 beside TF_CONFIG. We need TF_CONFIG alone: our loop of `strategy.run` and
-`optimizer.apply_gradients` is right under Keras 3 (tests/test_training.py compares it with one worker).
+Ray 2.60 sets TF_USE_LEGACY_KERAS=1 beside TF_CONFIG. We need TF_CONFIG alone: our loop of
+`strategy.run` and `optimizer.apply_gradients` is right under Keras 3 (tests/test_training.py
+compares it with one worker).
 """
 
 from __future__ import annotations

@@ -24,11 +24,13 @@ def real_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_figures_and_report(real_pairs: Path, trained: Path, tmp_path: Path) -> None:
     model = str(trained / "model")
-    summary = evaluate.run(evaluate.Options(str(real_pairs), str(tmp_path), model=(model, model), examples=2))
+    summary = evaluate.run(
+        evaluate.Options(str(real_pairs), str(tmp_path), model=(model, model), examples=2)
+    )
     methods = summary["methods"]
-    assert list(methods) == ["blurred", "unsharp mask", "Wiener filter that knows the kernel", "tiny", model]
+    assert list(methods) == ["blurred", "unsharp mask", "Wiener (kernel known)", "tiny", model]
     assert summary["photos"] == 3
-    assert methods["Wiener filter that knows the kernel"]["psnr"] > methods["blurred"]["psnr"] + 3
+    assert methods["Wiener (kernel known)"]["psnr"] > methods["blurred"]["psnr"] + 3
     assert methods["tiny"] == methods[model]
     figures = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(figures["methods"][0]["by_category"]) == {"animal", "city", "landscape"}
@@ -40,7 +42,9 @@ def test_figures_and_report(real_pairs: Path, trained: Path, tmp_path: Path) -> 
 
 
 def test_without_models_or_baselines(made_pairs: Path, tmp_path: Path) -> None:
-    summary = evaluate.run(evaluate.Options(str(made_pairs), str(tmp_path), baselines=False, limit=2))
+    summary = evaluate.run(
+        evaluate.Options(str(made_pairs), str(tmp_path), baselines=False, limit=2)
+    )
     assert summary["photos"] == 2
     assert list(summary["methods"]) == ["blurred"]
 
@@ -49,7 +53,7 @@ def test_a_kernel_that_differs_by_photo(tmp_path: Path) -> None:
     made = tmp_path / "pairs"
     preprocess.run(preprocess.Options(str(SAMPLES), str(made), train=1, test=1, blur="defocus"))
     methods = evaluate.run(evaluate.Options(str(made), str(tmp_path / "report")))["methods"]
-    assert methods["Wiener filter that knows the kernel"]["psnr"] > methods["blurred"]["psnr"] + 3
+    assert methods["Wiener (kernel known)"]["psnr"] > methods["blurred"]["psnr"] + 3
 
 
 def test_usage_errors(made_pairs: Path, tmp_path: Path) -> None:

@@ -258,7 +258,8 @@ def test_a_jittered_pair_is_a_pair_of_the_same_kernel(
         continued = np.ascontiguousarray(wide[:, ::-1]) if mirrored else wide
         expected = cv2.blur(continued, kernel)
         for top, left in itertools.product(range(-15, 16), repeat=2):
-            made = pairs.jitter(sharp, blurred, Drawn(top, left, mirrored), mirror_shift=shift)  # type: ignore[arg-type]
+            # type: ignore[arg-type]
+            made = pairs.jitter(sharp, blurred, Drawn(top, left, mirrored), mirror_shift=shift)
             y, x = margin + top, margin + (-left if mirrored else left)
             window = np.s_[y : y + height, x : x + width]
             where = f"top={top}, left={left}, mirrored={mirrored}"

@@ -15,16 +15,27 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def options(source: Path, target: Path | str, **more: object) -> preprocess.Options:
     return preprocess.Options(str(source), str(target), **{"train": 4, "test": 2, **more})
 
 
-def test_pairs_are_centre_crops_blurred_as_the_report_did(made_pairs: Path, sharp_folder: Path) -> None:
+def test_pairs_are_centre_crops_blurred_as_the_report_did(
+    made_pairs: Path, sharp_folder: Path
+) -> None:
     store = LocalStore(str(made_pairs))
-    rows = [row for split in ("train", "test") for name in pairs.shards(store, split) for row in pairs.read_shard(store.read(name))]
+    rows = [
+        row
+        for split in ("train", "test")
+        for name in pairs.shards(store, split)
+        for row in pairs.read_shard(store.read(name))
+    ]
     assert len(rows) == 12
     for row in rows:
         source = photo.decode((sharp_folder / row.key).read_bytes()).pixels
@@ -36,7 +47,10 @@ def test_pairs_are_centre_crops_blurred_as_the_report_did(made_pairs: Path, shar
 
 def test_dataset_says_what_is_there(made_pairs: Path) -> None:
     dataset = pairs.read_dataset(LocalStore(str(made_pairs)))
-    assert dataset.counts == {"train": {"castle": 4, "forest": 4}, "test": {"castle": 2, "forest": 2}}
+    assert dataset.counts == {
+        "train": {"castle": 4, "forest": 4},
+        "test": {"castle": 2, "forest": 2},
+    }
     assert dataset.recipe == "box14"
 
 
@@ -49,7 +63,9 @@ def test_rejected_photos_are_replaced_and_listed(sharp_folder: Path, tmp_path: P
     assert rows[0]["reason"]
 
 
-def test_a_kill_in_the_middle_changes_no_byte(sharp_folder: Path, made_pairs: Path, tmp_path: Path) -> None:
+def test_a_kill_in_the_middle_changes_no_byte(
+    sharp_folder: Path, made_pairs: Path, tmp_path: Path
+) -> None:
     preprocess.run(options(sharp_folder, tmp_path))
     assert contents(tmp_path) == contents(made_pairs)
     for name in ("train/00000.parquet", "dataset.json"):  # as if it had been killed before these
@@ -84,7 +100,11 @@ def test_train_and_test_share_no_content(photos, tmp_path: Path) -> None:
     preprocess.run(options(tmp_path / "in", tmp_path / "out", train=9, test=9, size=32))
     store = LocalStore(str(tmp_path / "out"))
     seen = [
-        {row.source_sha256 for name in pairs.shards(store, split) for row in pairs.read_shard(store.read(name))}
+        {
+            row.source_sha256
+            for name in pairs.shards(store, split)
+            for row in pairs.read_shard(store.read(name))
+        }
         for split in ("train", "test")
     ]
     assert not seen[0] & seen[1]
@@ -95,8 +115,13 @@ def test_train_and_test_share_no_content(photos, tmp_path: Path) -> None:
 
 
 def test_plan_takes_categories_in_turn_and_fills_shards() -> None:
-    pools = [Pool("a", "train", tuple(f"a{i}" for i in range(100)), 70), Pool("b", "train", ("b0", "b1"), 2)]
-    shards = list(preprocess.plan(pools, dict.fromkeys(pools, 0), {pool: pool.wanted for pool in pools}, {}))
+    pools = [
+        Pool("a", "train", tuple(f"a{i}" for i in range(100)), 70),
+        Pool("b", "train", ("b0", "b1"), 2),
+    ]
+    shards = list(
+        preprocess.plan(pools, dict.fromkeys(pools, 0), {pool: pool.wanted for pool in pools}, {})
+    )
     assert [shard.name for shard in shards] == ["train/00000.parquet", "train/00001.parquet"]
     assert [len(shard.photos) for shard in shards] == [64, 8]
     assert shards[0].photos[:5] == (("a0", "a"), ("b0", "b"), ("a1", "a"), ("b1", "b"), ("a2", "a"))
@@ -111,7 +136,9 @@ def test_plan_takes_categories_in_turn_and_fills_shards() -> None:
         ({"categories": "castel"}, "castle"),
     ],
 )
-def test_wrong_options_are_explained(sharp_folder: Path, tmp_path: Path, more: dict[str, object], message: str) -> None:
+def test_wrong_options_are_explained(
+    sharp_folder: Path, tmp_path: Path, more: dict[str, object], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         preprocess.run(options(sharp_folder, tmp_path, **more))
 

@@ -8,7 +8,7 @@ import pytest
 from deblur import photo
 from deblur.errors import UsageError
 from deblur.storage import Entry, LocalStore, open_store
-from jobs import restore
+from jobs import restore, restore_stages
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -35,7 +35,9 @@ def blurred(tmp_path_factory: pytest.TempPathFactory, photos) -> Path:
 
 
 def ledger_rows(folder: Path) -> list[dict[str, object]]:
-    return sorted(pq.read_table(folder / "_deblur" / "ledger").to_pylist(), key=lambda row: row["key"])
+    return sorted(
+        pq.read_table(folder / "_deblur" / "ledger").to_pylist(), key=lambda row: row["key"]
+    )
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -47,14 +49,23 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def restored(tmp_path_factory: pytest.TempPathFactory, blurred: Path, trained: Path) -> tuple[Path, dict[str, object]]:
+def restored(
+    tmp_path_factory: pytest.TempPathFactory, blurred: Path, trained: Path
+) -> tuple[Path, dict[str, object]]:
     folder = tmp_path_factory.mktemp("restored")
-    return folder, restore.run(restore.Options(str(blurred), str(folder), model=str(trained / "model")))
+    return folder, restore.run(
+        restore.Options(str(blurred), str(folder), model=str(trained / "model"))
+    )
 
 
 def test_every_photo_is_accounted_for(restored, blurred: Path) -> None:
     folder, summary = restored
-    assert (summary["photos"], summary["restored"], summary["failed"], summary["not_done"]) == (6, 4, 2, 0)
+    assert (summary["photos"], summary["restored"], summary["failed"], summary["not_done"]) == (
+        6,
+        4,
+        2,
+        0,
+    )
     rows = ledger_rows(folder)
     assert {row["key"]: row["status"] for row in rows} == {
         "a.jpg": "restored",
@@ -70,7 +81,10 @@ def test_every_photo_is_accounted_for(restored, blurred: Path) -> None:
         if row["status"] == "restored":
             data = outputs(folder)[str(row["output_key"])]
             assert row["output_sha256"] == hashlib.sha256(data).hexdigest()
-            before, after = photo.decode((blurred / str(row["key"])).read_bytes()), photo.decode(data)
+            before, after = (
+                photo.decode((blurred / str(row["key"])).read_bytes()),
+                photo.decode(data),
+            )
             assert before.pixels.shape == after.pixels.shape == (row["height"], row["width"], 3)
             assert (before.format, before.grey) == (after.format, after.grey)
             assert not np.array_equal(before.pixels, after.pixels)
@@ -85,7 +99,9 @@ def test_second_run_computes_nothing(restored, blurred: Path, trained: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_bytes_depend_neither_on_company_nor_on_a_kill(restored, blurred: Path, trained: Path, tmp_path: Path) -> None:
+def test_bytes_depend_neither_on_company_nor_on_a_kill(
+    restored, blurred: Path, trained: Path, tmp_path: Path
+) -> None:
     folder, _ = restored
     options = restore.Options(str(blurred), str(tmp_path), model=str(trained / "model"), limit=2)
     assert restore.run(options)["not_done"] == 4
@@ -102,7 +118,9 @@ def test_new_and_changed_photos_and_retries(photos, trained: Path, tmp_path: Pat
     (source / "b.png").write_bytes(b"broken")
 
     def run(**more: object) -> dict[str, int]:
-        done = restore.run(restore.Options(str(source), str(target), model=str(trained / "model"), **more))
+        done = restore.run(
+            restore.Options(str(source), str(target), model=str(trained / "model"), **more)
+        )
         return {name: done["this_run"][name] for name in ("restored", "failed")}
 
     assert run() == {"restored": 1, "failed": 1}
@@ -123,12 +141,18 @@ def test_buckets(blurred: Path, restored, trained: Path, bucket) -> None:
         model.put(path.name, path.read_bytes())
     summary = restore.run(restore.Options(source.uri, target.uri, model=model.uri))
     assert (summary["restored"], summary["failed"]) == (4, 2)
-    there = {entry.key: target.read(entry.key) for entry in target.list() if not entry.key.startswith("_deblur")}
+    there = {
+        entry.key: target.read(entry.key)
+        for entry in target.list()
+        if not entry.key.startswith("_deblur")
+    }
     assert there == outputs(folder)
 
 
 def test_dry_run_does_nothing(blurred: Path, trained: Path, tmp_path: Path) -> None:
-    options = restore.Options(str(blurred), str(tmp_path / "out"), model=str(trained / "model"), dry_run=True)
+    options = restore.Options(
+        str(blurred), str(tmp_path / "out"), model=str(trained / "model"), dry_run=True
+    )
     assert restore.run(options)["to_restore"] == 6
     assert not (tmp_path / "out").exists()
 
@@ -137,7 +161,9 @@ def test_usage_errors(blurred: Path, trained: Path, tmp_path: Path) -> None:
     model = str(trained / "model")
     cases = {
         "lie in one another": restore.Options(str(blurred), str(blurred / "out"), model=model),
-        "there is no folder": restore.Options(str(tmp_path / "none"), str(tmp_path / "out"), model=model),
+        "there is no folder": restore.Options(
+            str(tmp_path / "none"), str(tmp_path / "out"), model=model
+        ),
         "holds no model": restore.Options(str(blurred), str(tmp_path / "out"), model=str(tmp_path)),
         "--limit 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, limit=0),
         "--actors 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, actors=0),
@@ -159,14 +185,14 @@ def test_chunks_are_bounded() -> None:
 
 def test_packs_are_bounded(photos) -> None:
     large = photo.Photo(np.zeros((2000, 2500, 3), np.uint8))
-    items = [restore.Item(Entry(str(i), 1, ""), large) for i in range(5)]
-    assert [len(pack) for pack in restore.packs(items)] == [2, 2, 1]
+    items = [restore_stages.Item(Entry(str(i), 1, ""), large) for i in range(5)]
+    assert [len(pack) for pack in restore_stages.packs(items)] == [2, 2, 1]
 
 
 def test_what_cannot_be_written_is_in_the_ledger(photos, tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()  # in the way of the photo
-    deliver = restore.Deliver(LocalStore(str(tmp_path)), "model", "settings")
-    item = restore.Item(Entry("a.png", 1, "e"), photo.Photo(photos.pixels()))
+    deliver = restore_stages.Deliver(LocalStore(str(tmp_path)), "model", "settings")
+    item = restore_stages.Item(Entry("a.png", 1, "e"), photo.Photo(photos.pixels()))
     result = deliver({"pack": [[item]]})
     assert result["status"] == ["failed"]
     assert "cannot be written" in result["reason"][0]

@@ -132,7 +132,9 @@ def test_another_kind_of_array_is_refused(photo: np.ndarray) -> None:
 
 
 def test_settings_say_what_pixels_depend_on() -> None:
-    assert identity().settings == Settings("float32", tile_px=256, overlap_px=32, tile_batch=8)
+    assert identity().settings == Settings(
+        "float32", tile_px=256, overlap_px=32, tile_batch=TILE_BATCH
+    )
 
 
 # === Laziness ===
@@ -146,19 +148,19 @@ def test_photos_are_drawn_when_their_tiles_are_needed() -> None:
             drawn.append(number)
             yield noise(height, width, seed=number)
 
-    large = identity().restore(photos(910, 910))  # 16 tiles: two calls, no rest
+    large = identity(8).restore(photos(910, 910))  # 16 tiles: two calls, no rest
     assert drawn == []
     for number in range(3):
         np.testing.assert_array_equal(next(large), noise(910, 910, seed=number))
         assert drawn == list(range(number + 1))
 
     drawn.clear()
-    odd = identity().restore(photos(700, 700))  # 9 tiles: the ninth waits for the next photo's
+    odd = identity(8).restore(photos(700, 700))  # 9 tiles: the ninth waits for the next photo's
     next(odd)
     assert drawn == [0, 1]
 
     drawn.clear()
-    assert len(list(identity().restore(photos(20, 20)))) == 6
+    assert len(list(identity(8).restore(photos(20, 20)))) == 6
     assert drawn == list(range(6))
 
 

@@ -41,9 +41,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture
 def fresh_clients() -> Iterator[None]:
     """Let a test change the environment that clients are made from."""
-    storage._client.cache_clear()
+    storage.s3._client.cache_clear()
     yield
-    storage._client.cache_clear()
+    storage.s3._client.cache_clear()
 
 
 def keys(store: Store, prefix: str = "") -> list[str]:

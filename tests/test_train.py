@@ -20,7 +20,12 @@ def options(pairs: Path, home: Path | str, **more: object) -> train.Options:
 
 def test_run_leaves_everything_behind(trained: Path) -> None:
     card = models.read_card(str(trained / "model"))
-    assert (card.name, card.network, card.recipe, card.steps) == ("tiny", "pix2pix-small", "box14", 8)
+    assert (card.name, card.network, card.recipe, card.steps) == (
+        "tiny",
+        "pix2pix-small",
+        "box14",
+        8,
+    )
     assert set(card.figures) == {"blurred", "restored"}
     assert "4 test pairs" in card.measured_on
     sheet = photo.decode(next((trained / "samples").iterdir()).read_bytes())
@@ -42,7 +47,9 @@ def test_another_configuration_is_refused(trained: Path, made_pairs: Path) -> No
         train.run(options(made_pairs, trained, seed=1))
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_weights(trained: Path, made_pairs: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(
+    trained: Path, made_pairs: Path, tmp_path: Path
+) -> None:
     """Put back the run's state as it was after step 3, which a kill leaves behind, and go on."""
     home = tmp_path / "run"
     config = {"network": "pix2pix-small", "checkpoint_steps": 3, "max_steps": 3}
@@ -52,7 +59,10 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(trained: Path, made_p
     plan["plan"]["total_steps"] = 8
     (home / "config.json").write_text(json.dumps(plan))
     train.run(options(made_pairs, home, checkpoint_steps=3))
-    assert models.read_card(str(home / "model")).model_id == models.read_card(str(trained / "model")).model_id
+    assert (
+        models.read_card(str(home / "model")).model_id
+        == models.read_card(str(trained / "model")).model_id
+    )
 
 
 def test_two_workers_and_a_bucket(made_pairs: Path, bucket) -> None:
@@ -76,7 +86,9 @@ def test_usage_errors(made_pairs: Path, tmp_path: Path) -> None:
         train.run(options(tmp_path, tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("total", "workers", "share"), [(2, 1, 1), (2, 2, 0.5), (16, 2, 7), (1, 1, 0.5), (8, 3, 2)])
+@pytest.mark.parametrize(
+    ("total", "workers", "share"), [(2, 1, 1), (2, 2, 0.5), (16, 2, 7), (1, 1, 0.5), (8, 3, 2)]
+)
 def test_one_core_is_left_for_the_data(total: float, workers: int, share: float) -> None:
     assert train.cpus_per_worker(total, workers) == share
 
@@ -85,14 +97,16 @@ def test_batches_are_the_planned_ones(made_pairs: Path, tmp_path: Path) -> None:
     """What Ray Data hands to each of two workers is exactly what the order has for it."""
     from deblur import blur, pairs
     from deblur.sampling import Order
-    from jobs import training_data
+    from jobs import train_data
 
     home, source = open_store(tmp_path), open_store(made_pairs)
-    home.put(train.PROGRESS, json.dumps({"step": 3}).encode())
-    planned = training_data.Planned(home, global_batch=4, seed=5, total_steps=7, recipe="box14")
-    splits = planned.configure({"train": training_data.encoded(source)}, 2)
+    home.put(train_data.PROGRESS, json.dumps({"step": 3}).encode())
+    planned = train_data.Planned(home, global_batch=4, seed=5, total_steps=7, recipe="box14")
+    splits = planned.configure({"train": train_data.encoded(source)}, 2)
     rows = {
-        row.key: row for name in pairs.shards(source, "train") for row in pairs.read_shard(source.read(name))
+        row.key: row
+        for name in pairs.shards(source, "train")
+        for row in pairs.read_shard(source.read(name))
     }
     keys = sorted(rows)
     order = Order(len(keys), 4, 5)
@@ -108,7 +122,9 @@ def test_batches_are_the_planned_ones(made_pairs: Path, tmp_path: Path) -> None:
             expected = []
             for row in order.rows(step, worker, 2):
                 key = keys[row]
-                sharp, blurred = (photo.decode_lossless(getattr(rows[key], name)) for name in ("sharp", "blurred"))
+                sharp, blurred = (
+                    photo.decode_lossless(getattr(rows[key], name)) for name in ("sharp", "blurred")
+                )
                 generator = pairs.jitter_generator(5, key, order.epoch(step))
                 shift = blur.mirror_shift("box14")
                 expected.append(pairs.jitter(sharp, blurred, generator, mirror_shift=shift)[0])

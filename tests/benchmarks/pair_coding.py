@@ -2,7 +2,8 @@
 
     python tests/benchmarks/pair_coding.py PHOTOS
 
-Pairs are 256x256 centre crops and their `cv2.blur(crop, (14, 14))`, one thread. The smallest of three decoding runs counts.
+Pairs are 256x256 centre crops and their `cv2.blur(crop, (14, 14))`, one thread. The smallest of
+three decoding runs counts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def webp(quality: int, method: int) -> Coder:
 
     def encode(pixels: np.ndarray) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(pixels[..., ::-1]).save(buffer, "WEBP", lossless=True, quality=quality, method=method)
+        Image.fromarray(pixels[..., ::-1]).save(
+            buffer, "WEBP", lossless=True, quality=quality, method=method
+        )
         return buffer.getvalue()
 
     return encode, lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -56,10 +59,12 @@ def zstd(level: int) -> Coder:
     return encode, decode
 
 
+LEVEL = (cv2.IMWRITE_PNG_COMPRESSION,)
+FILTER = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 CODERS: dict[str, Coder] = {
     "PNG, OpenCV's default": opencv(".png"),
-    "PNG, level 1, up": opencv(".png", cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
-    "PNG, level 3, up": opencv(".png", cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    "PNG, level 1, up": opencv(".png", *LEVEL, 1, *FILTER),
+    "PNG, level 3, up": opencv(".png", *LEVEL, 3, *FILTER),
     "WebP, effort 0": webp(0, 0),
     "WebP, effort 1": webp(20, 1),
     "WebP, effort 3": webp(50, 3),
@@ -87,10 +92,16 @@ def main() -> None:
             started = time.perf_counter()
             decoded = [(decode(sharp), decode(blurred)) for sharp, blurred in coded]
             decoding.append(time.perf_counter() - started)
-        assert all((a == b).all() for done, pair in zip(decoded, pairs, strict=True) for a, b in zip(done, pair, strict=True))
+        assert all(
+            (a == b).all()
+            for done, pair in zip(decoded, pairs, strict=True)
+            for a, b in zip(done, pair, strict=True)
+        )
         kilobytes = sum(len(sharp) + len(blurred) for sharp, blurred in coded) / len(pairs) / 1e3
         encode_ms, decode_ms = (1e3 * seconds / len(pairs) for seconds in (encoding, min(decoding)))
-        print(f"{name:24} {kilobytes:6.1f} kB a pair, coded in {encode_ms:5.1f} ms, decoded in {decode_ms:5.2f} ms")
+        print(
+            f"{name:24} {kilobytes:6.1f} kB a pair, coded in {encode_ms:5.1f} ms, decoded in {decode_ms:5.2f} ms"
+        )
 
 
 if __name__ == "__main__":

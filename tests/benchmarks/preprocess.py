@@ -2,9 +2,10 @@
 
     python tests/benchmarks/preprocess.py PHOTOS [--rounds 5]
 
-The bare loop decodes, crops, blurs and codes with OpenCV and the same coder, in a pool of processes with one thread each,
-and writes nothing. The job also lists, hashes, plans, fetches, writes Parquet and accounts. Both are warm: processes are
-up and have imported what they need. Rounds alternate; the figure is the median of the rounds' ratios.
+The bare loop decodes, crops, blurs and codes with OpenCV and the same coder, in a pool of processes
+with one thread each, and writes nothing. The job also lists, hashes, plans, fetches, writes Parquet
+and accounts. Both are warm: processes are up and have imported what they need. Rounds alternate;
+the figure is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def bare(path: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -65,7 +68,10 @@ def main() -> None:
             shutil.rmtree(target)
             if round_:
                 ratios.append(rate / bare_rate)
-                print(f"bare {bare_rate:6.1f} photos/s, job {rate:6.1f} photos/s, ratio {ratios[-1]:.2f}", flush=True)
+                print(
+                    f"bare {bare_rate:6.1f} photos/s, job {rate:6.1f} photos/s, ratio {ratios[-1]:.2f}",
+                    flush=True,
+                )
     print(f"{pairs} photos, {processes} processes: median ratio {statistics.median(ratios):.2f}")
 
 

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/restore.py PHOTOS MODEL [--rounds 3]
 
-The bare loop calls the compiled network on as many full batches of tiles as the photos have, in a process that does nothing
-else. The job also lists, fetches, decodes, cuts, merges, encodes, puts and accounts. Its time counts from the first photo
-out to the last, so that starting Ray and loading the model are not in it; the pixels of the first pack are not either.
+The bare loop calls the compiled network on as many full batches of tiles as the photos have, in a
+process that does nothing else. The job also lists, fetches, decodes, cuts, merges, encodes, puts
+and accounts. Its time counts from the first photo out to the last, so that starting Ray and loading
+the model are not in it; the pixels of the first pack are not either.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ print(time.perf_counter() - started)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos")
     parser.add_argument("model")
     parser.add_argument("--rounds", type=int, default=3)
@@ -63,17 +66,37 @@ def main() -> None:
                 options = restore.Options(arguments.photos, folder, model=arguments.model)
                 restore.run(options)
                 rows = pq.read_table(Path(folder) / "_deblur" / "ledger").to_pylist()
-            done = sorted((row for row in rows if row["status"] == "restored"), key=lambda row: row["finished_at"])
+            done = sorted(
+                (row for row in rows if row["status"] == "restored"),
+                key=lambda row: row["finished_at"],
+            )
             first = done[0]["finished_at"]
             counted = [row for row in done if row["finished_at"] > first]
             seconds = (done[-1]["finished_at"] - first).total_seconds()
             megapixels = sum(row["width"] * row["height"] for row in counted) / 1e6
             count = sum(
-                len(tiles.plan(row["height"], row["width"], tile_px=shape.tile_px, overlap_px=shape.overlap_px))
+                len(
+                    tiles.plan(
+                        row["height"],
+                        row["width"],
+                        tile_px=shape.tile_px,
+                        overlap_px=shape.overlap_px,
+                    )
+                )
                 for row in counted
             )
-            command = [sys.executable, "-c", BARE, arguments.model, str(max(count // TILE_BATCH, 1))]
-            plain = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+            command = [
+                sys.executable,
+                "-c",
+                BARE,
+                arguments.model,
+                str(max(count // TILE_BATCH, 1)),
+            ]
+            plain = float(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[
+                    -1
+                ]
+            )
             plain *= count / TILE_BATCH / max(count // TILE_BATCH, 1)
             ratios.append(plain / seconds)
             print(

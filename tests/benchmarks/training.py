@@ -2,9 +2,10 @@
 
     python tests/benchmarks/training.py PAIRS [--batch-sizes 1 4] [--steps 60]
 
-The bare loop is a `tf.function` of the same forward and backward passes and optimisers on one constant batch, in a process
-of its own with the same threads. The job's seconds are read from its TensorBoard events, so Ray's start, tracing,
-validation and checkpoints are not in them; waiting for data, jitter, and Ray are.
+The bare loop is a `tf.function` of the same forward and backward passes and optimisers on one
+constant batch, in a process of its own with the same threads. The job's seconds are read from its
+TensorBoard events, so Ray's start, tracing, validation and checkpoints are not in them; waiting for
+data, jitter, and Ray are.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from deblur import losses
 from deblur.networks import network
 from deblur.precision import policy
 name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-generator, discriminator = (getattr(network(name), part)(policy("auto")) for part in ("generator", "discriminator"))
-optimizers = [keras.optimizers.Adam(2e-4, beta_1=0.5) for _ in range(2)]
-for optimizer, model in zip(optimizers, (generator, discriminator)):
+generator, discriminator = (getattr(network(name), part)(policy("auto")) for part in ("generator",
+"discriminator")) optimizers = [keras.optimizers.Adam(2e-4, beta_1=0.5) for _ in range(2)] for
+optimizer, model in zip(optimizers, (generator, discriminator)):
     optimizer.build(model.trainable_variables)
 @tf.function
 def step(blurred, sharp):
@@ -39,15 +40,18 @@ def step(blurred, sharp):
         fake = discriminator([blurred, restored], training=True)
         total = losses.generator_loss(fake, restored, sharp)[0]
         judge = losses.discriminator_loss(real, fake)
-    for optimizer, model, tape, loss in zip(optimizers, (generator, discriminator), (left, right), (total, judge)):
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+    for optimizer, model, tape, loss in zip(optimizers, (generator, discriminator), (left, right),
+    (total, judge)):
+        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables),
+        model.trainable_variables))
     return total
 photos = tf.random.uniform((batch, 256, 256, 3))
 for _ in range(3):
     float(step(photos, photos))
 times = []
 for _ in range(steps):
-    started = time.perf_counter(); float(step(photos, photos)); times.append(time.perf_counter() - started)
+    started = time.perf_counter(); float(step(photos, photos)); times.append(time.perf_counter() -
+    started)
 print(statistics.median(times))
 """
 
@@ -55,7 +59,10 @@ print(statistics.median(times))
 def bare(network: str, batch: int, steps: int) -> float:
     """Return the median seconds of a bare step."""
     run = subprocess.run(
-        [sys.executable, "-c", BARE, network, str(batch), str(steps)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", BARE, network, str(batch), str(steps)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(run.stdout.split()[-1])
 
@@ -75,14 +82,22 @@ def job(pairs: str, network: str, batch: int, steps: int) -> tuple[float, float]
         train.run(options)
         events = EventAccumulator(str(Path(folder) / "tensorboard"), size_guidance={"tensors": 0})
         events.Reload()
-        rates = [float(make_ndarray(item.tensor_proto)) for item in events.Tensors("speed/images_per_second")]
-        waits = [float(make_ndarray(item.tensor_proto)) for item in events.Tensors("speed/share_waiting_for_data")]
+        rates = [
+            float(make_ndarray(item.tensor_proto))
+            for item in events.Tensors("speed/images_per_second")
+        ]
+        waits = [
+            float(make_ndarray(item.tensor_proto))
+            for item in events.Tensors("speed/share_waiting_for_data")
+        ]
     # The first entries hold tracing.
     return batch / statistics.median(rates[3:]), statistics.median(waits[3:])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pairs")
     parser.add_argument("--network", default="pix2pix")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])

@@ -45,7 +45,11 @@ class Record:
         self._figures: dict[str, dict[str, float]] = {}
         # TensorFlow writes events to files; a bucket gets them at each validation.
         self._events_folder = tempfile.TemporaryDirectory(prefix="deblur-events-")
-        local = Path(home.root) / _EVENTS if isinstance(home, LocalStore) else Path(self._events_folder.name)
+        local = (
+            Path(home.root) / _EVENTS
+            if isinstance(home, LocalStore)
+            else Path(self._events_folder.name)
+        )
         self._local_events = local
         self._events = tf.summary.create_file_writer(str(local))
 
@@ -81,18 +85,22 @@ class Record:
         if not self._test:
             return
         scores: dict[str, list[tuple[float, float]]] = {"blurred": [], "restored": []}
-        rows = []
+        rows: list[np.ndarray] = []
         for blurred, sharp in self._test:
             unit = self._training.restore(blurred[None])[0]
             restored = np.rint(unit * 255).clip(0, 255).astype(np.uint8)
             for name, picture in (("blurred", blurred), ("restored", restored)):
-                pair = metrics.psnr(picture, sharp, data_range=255), metrics.ssim(picture, sharp, data_range=255)
+                pair = (
+                    metrics.psnr(picture, sharp, data_range=255),
+                    metrics.ssim(picture, sharp, data_range=255),
+                )
                 scores[name].append(pair)
             if len(rows) < _SHEET_PHOTOS:
                 rows.append(np.concatenate([blurred, restored, sharp], axis=1))
         means = {name: np.mean(values, axis=0) for name, values in scores.items()}
         self._figures = {
-            name: {"psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4)} for name, (psnr, ssim) in means.items()
+            name: {"psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4)}
+            for name, (psnr, ssim) in means.items()
         }
         sheet = np.concatenate(rows)
         encoded = photo.encode(photo.Photo(sheet, format="JPEG"))
@@ -126,13 +134,19 @@ class Record:
             model_id=models.model_id(generator, plan.network),
             recipe=plan.recipe,
             precision=policy(plan.precision),
-            data={"pairs": self._options.pairs, "count": plan.pairs, "fingerprint": plan.fingerprint},
+            data={
+                "pairs": self._options.pairs,
+                "count": plan.pairs,
+                "fingerprint": plan.fingerprint,
+            },
             command=json.loads(self._home.read("config.json"))["command"],
             steps=step,
             seconds=self.seconds,
             seed=plan.seed,
             figures=self._figures,
-            measured_on=f"{len(self._test)} test pairs of {self._options.pairs}" if self._test else "",
+            measured_on=f"{len(self._test)} test pairs of {self._options.pairs}"
+            if self._test
+            else "",
             versions={name: version(name) for name in ("deblur", "keras", "tensorflow", "ray")}
             | {"python": platform.python_version()},
         )

@@ -1,7 +1,9 @@
-"""What a training run sees: Ray Data decodes and jitters, in an order that is planned to the last pair.
+"""What a training run sees: Ray Data decodes and jitters, in an order that is planned to the last
+pair.
 
-The coded pairs of all shards lie in Ray's object store. A plan of small blocks says which pairs each worker sees in which
-steps; tasks on any node make them, and the split hands block j to worker j mod N.
+The coded pairs of all shards lie in Ray's object store. A plan of small blocks says which pairs
+each worker sees in which steps; tasks on any node make them, and the split hands block j to worker
+j mod N.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from deblur import blur, pairs, photo
 from deblur.errors import UsageError
 from deblur.sampling import Order
 from deblur.storage import Store
-from jobs.train import PROGRESS
 
-# A block holds this many pairs, or one batch: enough that a task's overhead of some 5 ms does not show beside 3 ms a pair.
+# The step that the data begins at: worker 0 writes it before anyone asks for data.
+PROGRESS = "progress.json"
+
+# A block holds this many pairs, or one batch: enough that a task's overhead of some 5 ms does not
+# show beside 3 ms a pair.
 _BLOCK_PAIRS = 16
 
 
@@ -37,22 +42,29 @@ def encoded(store: Store) -> Any:
 class Planned(DataConfig):
     """Gives each worker exactly the pairs that the order has for it, from the checkpoint's step on.
 
-    Ray calls `configure` whenever workers start, also after a failure, when worker 0 has said where it stands.
+    Ray calls `configure` whenever workers start, also after a failure, when worker 0 has said where
+    it stands.
     """
 
-    def __init__(self, home: Store, global_batch: int, seed: int, total_steps: int, recipe: str) -> None:
+    def __init__(
+        self, home: Store, global_batch: int, seed: int, total_steps: int, recipe: str
+    ) -> None:
         super().__init__()
         self._home, self._recipe = home, recipe
         self._global_batch, self._seed, self._total_steps = global_batch, seed, total_steps
 
-    def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
+    def configure(
+        self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any
+    ) -> list[dict[str, Any]]:
         """Return an iterator for each worker."""
         start = json.loads(self._home.read(PROGRESS))["step"]
         index = Index(datasets["train"])
         order = Order(len(index), self._global_batch, self._seed)
         load = Load(index, order, world_size, start, self._total_steps, self._recipe)
         context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True  # else blocks come as they are ready, to whoever asks
+        context.execution_options.preserve_order = (
+            True  # else blocks come as they are ready, to whoever asks
+        )
         blocks = load.blocks * world_size
         batches = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
             load, batch_size=None, num_cpus=0.5
@@ -67,7 +79,9 @@ class Index:
     def __init__(self, dataset: Any) -> None:
         self.refs: list[Any] = dataset.to_arrow_refs()
         keys = ray.get([_keys.remote(ref) for ref in self.refs])
-        places = [(key, block, row) for block, found in enumerate(keys) for row, key in enumerate(found)]
+        places = [
+            (key, block, row) for block, found in enumerate(keys) for row, key in enumerate(found)
+        ]
         self.places = sorted(places)
 
     def __len__(self) -> int:
@@ -83,7 +97,9 @@ def _keys(table: Any) -> list[str]:
 class Load:
     """Makes one block: decode, jitter, stack. Block j has a few steps of worker j mod `workers`."""
 
-    def __init__(self, index: Index, order: Order, workers: int, start: int, stop: int, recipe: str) -> None:
+    def __init__(
+        self, index: Index, order: Order, workers: int, start: int, stop: int, recipe: str
+    ) -> None:
         self._index, self._order, self._workers = index, order, workers
         self._start, self._stop, self._mirror_shift = start, stop, blur.mirror_shift(recipe)
         self._steps = max(_BLOCK_PAIRS * workers // order.global_batch, 1)
@@ -110,6 +126,8 @@ class Load:
     def _pair(self, row: int, epoch: int) -> Sequence[np.ndarray]:
         key, block, offset = self._index.places[row]
         table = ray.get(self._index.refs[block])  # shared memory, not a copy
-        sharp, blurred = (photo.decode_lossless(table[name][offset].as_buffer()) for name in ("sharp", "blurred"))
+        sharp, blurred = (
+            photo.decode_lossless(table[name][offset].as_buffer()) for name in ("sharp", "blurred")
+        )
         generator = pairs.jitter_generator(self._order.seed, key, epoch)
         return pairs.jitter(sharp, blurred, generator, mirror_shift=self._mirror_shift)

@@ -1,0 +1,57 @@
+"""Photos of the same content: each is kept once, so that no test photo is ever trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from deblur.places365 import Pool
+from deblur.storage import Store
+
+_THREADS = 8  # reads at a time: they wait for the store
+
+
+def contents(source: Store, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return the SHA-256 of the photos that may have a copy: those of the same size in bytes as another."""
+    by_size = defaultdict(list)
+    for key, size in sizes.items():
+        by_size[size].append(key)
+    suspects = [key for keys in by_size.values() if len(keys) > 1 for key in keys]
+
+    def digest(key: str) -> str:
+        try:
+            return hashlib.sha256(source.read(key)).hexdigest()
+        except OSError:
+            return ""  # whoever makes its pair says why it cannot be read
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return {
+            key: text
+            for key, text in zip(suspects, threads.map(digest, suspects), strict=True)
+            if text
+        }
+
+
+def without_copies(
+    pools: Sequence[Pool], contents: Mapping[str, str]
+) -> tuple[list[Pool], dict[str, tuple[str, str]]]:
+    """Keep one of each content, a test photo rather than a training photo.
+
+    Returns the pools without the copies, and key -> (split, reason) of the copies.
+    """
+    owner: dict[str, str] = {}
+    copies: dict[str, tuple[str, str]] = {}
+    for pool in sorted(pools, key=lambda pool: pool.split == "train"):
+        for key in pool.keys:
+            if content := contents.get(key):
+                first = owner.setdefault(content, key)
+                if first != key:
+                    copies[key] = (pool.split, f"same content as {first}")
+    kept = []
+    for pool in pools:
+        keys = tuple(key for key in pool.keys if key not in copies)
+        if keys:
+            kept.append(Pool(pool.category, pool.split, keys, min(pool.wanted, len(keys))))
+    return kept, copies

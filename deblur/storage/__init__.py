@@ -1,0 +1,39 @@
+"""URI -> store: list, read, put whole. The only door to S3.
+
+A store is a folder or a bucket's prefix. A key is a `/`-separated path below it. `put` is whole or
+absent: one PUT, or a temporary file and a rename. S3 goes through boto3, because its listing has
+the ETag that the ledger records, its chain of credentials is the one that people know, and it obeys
+`AWS_ENDPOINT_URL_S3` (pyarrow 26 does not).
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+
+from deblur.errors import UsageError
+from deblur.storage.arrow import ArrowStore
+from deblur.storage.base import Entry, Store, reason
+from deblur.storage.local import LocalStore
+from deblur.storage.s3 import S3Store
+
+__all__ = ["ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "open_store", "reason"]
+
+
+def open_store(uri: str | os.PathLike[str]) -> Store:
+    """Open a path, `file://`, `s3://bucket/prefix`, or what else `pyarrow.fs` opens (`gs://`, ...).
+
+    Nothing is contacted yet. Raises UsageError for a URI of no known kind.
+    """
+    text = os.fspath(uri)
+    if not text:
+        raise UsageError("a path or URI is expected, received an empty one")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return LocalStore(text)
+    if scheme == "file":
+        return LocalStore(urllib.parse.unquote(rest))
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return S3Store(text, endpoint)
+    return ArrowStore(text)

@@ -1,0 +1,99 @@
+"""Folders."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deblur.errors import UsageError
+from deblur.storage.base import Entry, Store, reason, temporary_name
+
+# ruff: noqa: D102 (what the methods of stores do is said once, in Store)
+
+
+class LocalStore(Store):
+    """A folder."""
+
+    def __init__(self, path: str) -> None:
+        self.root = Path(path).expanduser().absolute()
+        self.uri = str(self.root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (str(self.root),)
+
+    def __truediv__(self, prefix: str) -> LocalStore:
+        return LocalStore(os.path.join(self.uri, prefix))
+
+    def _path(self, key: str) -> Path:
+        # Keys come from buckets too, where "../../etc/passwd" is a name like any other.
+        if not key or key.startswith("/") or ".." in key.split("/"):
+            raise OSError(errno.EINVAL, "a key that leads out of the folder", key)
+        return self.root / key
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        top = self._path(prefix) if prefix else self.root
+        if top.is_dir():
+            yield from self._walk(top, frozenset())
+        elif self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root} is a file, not a folder")
+        elif not prefix:
+            raise UsageError(f"there is no folder {self.root}")
+
+    def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        """Yield the entries of a folder, links followed, but not those to a folder `above`."""
+        try:
+            status = folder.stat()
+            above = above | {(status.st_dev, status.st_ino)}
+            with os.scandir(folder) as children:
+                found = [(child, child.is_dir()) for child in children if child.name[0] != "."]
+        except OSError as error:
+            raise UsageError(f"cannot list {folder}: {reason(error)}") from error
+        # As if a folder's name ended in "/": the order of the whole keys, as S3 has it.
+        for child, is_folder in sorted(found, key=lambda pair: pair[0].name + "/" * pair[1]):
+            path = Path(child.path)
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # a link to nothing, or gone since
+            if is_folder:
+                if (status.st_dev, status.st_ino) not in above:
+                    yield from self._walk(path, above)
+            elif stat.S_ISREG(status.st_mode):
+                key = path.relative_to(self.root).as_posix()
+                try:
+                    key.encode()
+                except UnicodeEncodeError as error:  # Parquet and S3 could not hold it
+                    raise UsageError(f"{key!r} in {self.root}: its name is not UTF-8") from error
+                yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+
+    def read(self, key: str) -> bytes:
+        return self._path(key).read_bytes()
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(temporary_name())
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                # Else a power cut may leave the name with no content behind it.
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def arrow(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        return fs.LocalFileSystem(), str(self.root)

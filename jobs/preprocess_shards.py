@@ -1,0 +1,76 @@
+"""The unit of preprocessing: the photos that one file of pairs holds, and what makes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from deblur import pairs
+from deblur.errors import PhotoError
+from deblur.storage import Store, reason
+
+if TYPE_CHECKING:
+    from jobs.preprocess import Options
+
+_FETCH_THREADS = (
+    8  # of each worker: hides a store's latency of some 30 ms behind 10 ms of work a photo
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work: the photos that one file holds."""
+
+    name: str
+    split: str
+    photos: tuple[tuple[str, str], ...]  # (key, category)
+
+
+class ShardMaker:
+    """Makes one shard: fetch by threads, decode, crop, blur, code, put."""
+
+    def __init__(self, source: Store, destination: Store, options: Options, plan_id: str) -> None:
+        self._source, self._destination = source, destination
+        self._options, self._plan_id = options, plan_id
+
+    def __call__(self, batch: Mapping[str, Sequence[Shard]]) -> dict[str, list[Any]]:
+        """Make the shards of a batch and return a row about each."""
+        rows: dict[str, list[Any]] = {"name": [], "photos": [], "facts": []}
+        for shard in batch["shard"]:
+            facts = self.make(shard)
+            rows["name"].append(shard.name)
+            rows["photos"].append(len(shard.photos))
+            rows["facts"].append(json.dumps(asdict(facts)))
+        return rows
+
+    def make(self, shard: Shard) -> pairs.ShardFacts:
+        """Make one shard and write it."""
+        import cv2
+
+        cv2.setNumThreads(1)  # one worker, one core: the workers are the parallelism
+        done: list[pairs.Pair] = []
+        rejected: dict[str, str] = {}
+        with ThreadPoolExecutor(_FETCH_THREADS) as threads:
+            fetched = threads.map(self._fetch, [key for key, _ in shard.photos])
+            for (key, category), data in zip(shard.photos, fetched, strict=True):
+                try:
+                    if isinstance(data, OSError):
+                        raise PhotoError(f"cannot be read: {reason(data)}")
+                    done.append(
+                        pairs.make_pair(
+                            data, key=key, category=category, recipe=self._options.blur,
+                            seed=self._options.seed, size_px=self._options.size,
+                        )
+                    )  # fmt: skip
+                except PhotoError as error:
+                    rejected[key] = str(error)
+        return pairs.write_shard(self._destination, shard.name, done, rejected, self._plan_id)
+
+    def _fetch(self, key: str) -> bytes | OSError:
+        try:
+            return self._source.read(key)
+        except OSError as error:
+            return error

@@ -1,0 +1,148 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deblur.errors import DeblurError, UsageError
+from jobs import cli, runtime
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(words)
+    captured = capsys.readouterr()
+    return int(exit_.value.code or 0), captured.out, captured.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from jobs import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'ray', 'cv2', 'pyarrow', 'boto3', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.splitlines()[-1] == "[]"
+    assert all(name in shown for name in cli.JOBS)
+
+
+@pytest.mark.parametrize("name", list(cli.JOBS))
+def test_each_job_has_help_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = run(capsys, name, "--help")
+    assert code == 0
+    assert f"deblur {name}" in out
+    assert "Example:" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("preproces",), 'Did you mean "preprocess"?'),
+        (("preprocess", "a", "b", "--trian", "3"), "Did you mean --train?"),
+        (("preprocess", "a"), "requires an argument"),
+        (("preprocess", "a", "b", "--train", "many"), "many"),
+        (("train", "a", "b", "--epochs", "0"), "--epochs 0"),
+        (("restore", "a", "b", "--model", "c"), "c holds no model"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_missing_source(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "preprocess", str(tmp_path / "none"), str(tmp_path / "pairs"))
+    assert code == 2
+    assert "there is no folder" in err
+
+
+def test_missing_bucket(capsys: pytest.CaptureFixture[str], s3: str, tmp_path: Path) -> None:
+    code, _, err = run(capsys, "preprocess", "s3://no-such-bucket/photos", str(tmp_path))
+    assert code == 2
+    assert "no-such-bucket" in err
+
+
+def test_no_credentials(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    # Another endpoint than the other tests', so that no client of theirs is at hand.
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    code, _, err = run(capsys, "preprocess", "s3://bucket/photos", str(tmp_path))
+    assert code == 2
+    assert "credentials" in err
+
+
+def test_some_failed_photos_are_exit_code_3(
+    capsys: pytest.CaptureFixture[str], ray_cluster: None, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no photo")
+    words = [
+        "restore",
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        "--model",
+        str(trained / "model"),
+    ]
+    code, out, err = run(capsys, *words)
+    assert code == 3
+    assert json.loads(out)["failed"] == 1
+    assert "a.jpg: " in err
+
+
+def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    code, out, _ = run(capsys, "models", str(trained / "model"))
+    assert code == 0
+    assert json.loads(out)["network"] == "pix2pix-small"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (UsageError("no such thing"), 2, "deblur: error: no such thing"),
+        (DeblurError("it broke"), 1, "deblur: error: it broke"),
+        (RuntimeError("a bug\nof ours"), 1, "the job failed: RuntimeError: a bug of ours"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_become_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "app", fail)
+    got, out, err = run(capsys, "models", "x")
+    assert (got, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_what_a_worker_raised_comes_out_of_its_wrappers(ray_cluster: None) -> None:
+    import ray
+
+    @ray.remote
+    def fail() -> None:
+        raise UsageError("the store refuses these credentials")
+
+    with pytest.raises(Exception, match="refuses") as raised:
+        ray.get(fail.remote())
+    error = runtime.cause(raised.value)
+    assert isinstance(error, UsageError)
+    assert str(error) == "the store refuses these credentials"
