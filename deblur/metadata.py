@@ -24,9 +24,8 @@ _BEGINNINGS = {
 _DEFAULT_QUALITY = 95  # for photos whose source has no JPEG tables to keep
 _ORIENTATION, _XMP = 274, 700
 # A TIFF's tags that are not about its layout: description, make, model, software, date, artist,
-# copyright, XMP. Those of EXIF that hold more of them: the shot, the place.
+# copyright, XMP.
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432, _XMP)
-_EXIF_FOLDERS = (34665, 34853)
 _PREDICTOR = {317: 2}  # differences of neighbours, without which LZW makes photos larger
 # XMP that speaks of what cameras append to a JPEG: gain maps, motion. As those go, so must it.
 _XMP_OF_APPENDICES = b"ns.google.com/photos"
@@ -163,11 +162,13 @@ def save_options(
 
 
 def _tiff_tags(exif: bytes | None, xmp: bytes | None) -> dict[int, Any]:
-    """Return the tags of a TIFF that has these of a photo of another format."""
-    tags: dict[int, Any] = dict(_PREDICTOR)
+    """Return the tags of a TIFF that was a photo of another format.
+
+    Of its EXIF they are those of the first directory: together with compression, Pillow fails to
+    write the others (exposure, GPS).
+    """
     block = Image.Exif()
     if exif:
         block.load(exif)
-    tags |= {tag: block[tag] for tag in _TIFF_TAGS if tag in block}
-    tags |= {tag: folder for tag in _EXIF_FOLDERS if (folder := block.get_ifd(tag))}
-    return tags | {_XMP: xmp} if xmp else tags
+    tags = {tag: block[tag] for tag in _TIFF_TAGS if isinstance(block.get(tag), str)}
+    return _PREDICTOR | tags | ({_XMP: xmp} if xmp else {})

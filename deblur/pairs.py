@@ -206,7 +206,7 @@ def read_dataset(store: Store) -> Dataset:
         UsageError: if there is none, or it is of another version.
     """
     try:
-        values: dict[str, Any] = json.loads(store.read(DATASET))
+        values: Any = json.loads(store.read(DATASET))
     except FileNotFoundError as error:
         raise UsageError(
             f"{store.uri} holds no finished pairs (no {DATASET}); make them with `deblur preprocess`"
@@ -215,7 +215,9 @@ def read_dataset(store: Store) -> Dataset:
         raise UsageError(f"{store.uri}: {error}") from error
     except ValueError as error:
         raise UsageError(f"{store.uri}/{DATASET} is damaged: {error}") from error
-    version = values.get("schema_version") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise UsageError(f"{store.uri}/{DATASET} is damaged: it is no JSON object")
+    version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{store.uri} has pairs of schema version {version}; this deblur reads version {SCHEMA_VERSION}"

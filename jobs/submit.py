@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import logging
 import os
-import re
 import shlex
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +31,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from deblur.errors import DeblurError, UsageError
 from jobs.runtime import note, warn
+from jobs.submit_output import Output
 
 _SUBMITTABLE = ("preprocess", "train", "restore", "evaluate", "demo")
 _PLACES = ("source", "destination", "pairs", "run", "report", "folder", "model")
@@ -249,62 +248,6 @@ async def _tail(client: Client, job: str, output: Output) -> None:
     async for text in client.tail_job_logs(job):
         output.write(text[skip:])
         skip = max(skip - len(text), 0)
-
-
-@dataclass
-class Output:
-    """Passes on a job's lines, all but its summary, which it keeps."""
-
-    show: Callable[[str], None]
-    seen: int = 0
-    summary: dict[str, Any] | None = None
-    _rest: str = ""
-    _held: list[str] = field(default_factory=list)
-
-    def write(self, text: str) -> None:
-        """Take some more of the output, which may end in the middle of a line."""
-        self.seen += len(text)
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._line(line)
-
-    def close(self) -> None:
-        """Pass on what is left."""
-        if self._rest:
-            self._line(self._rest)
-        self._release()
-
-    def _line(self, line: str) -> None:
-        if _CHATTER.match(line):
-            return
-        if line == "{":
-            self._release()
-        elif not self._held:
-            self.show(line)
-            return
-        self._held.append(line)
-        if line != "}":
-            return
-        try:
-            found = json.loads("\n".join(self._held))
-        except ValueError:
-            found = {}
-        if "job" in found:
-            self.summary = found
-            self._held = []
-        self._release()
-
-    def _release(self) -> None:
-        for line in self._held:
-            self.show(line)
-        self._held = []
-
-
-# What Ray itself says about the job, in the same stream.
-_CHATTER = re.compile(
-    r"Running entrypoint for job |[\d-]+ [\d:,]+\tINFO job_manager\.py"
-    r"|\*\*\* SIGTERM received at |PC: @ |    @ "  # its farewell to a job that is stopped
-)
 
 
 def _outcome(details: Any, summary: dict[str, Any] | None) -> dict[str, Any]:

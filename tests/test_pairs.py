@@ -189,11 +189,6 @@ def test_a_dataset_reads_as_it_was_written(store: Store) -> None:
     assert pairs.read_dataset(store) == DATASET
 
 
-not_yet = pytest.mark.xfail(
-    reason="JSON of another shape is not recognised as damaged", strict=False
-)
-
-
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -203,8 +198,8 @@ not_yet = pytest.mark.xfail(
         (b"\xff\xfe", "is damaged"),
         (b'{"schema_version": 99}', "schema version 99; this deblur reads version 1"),
         (b"{}", "schema version None"),
-        pytest.param(b"[]", "is damaged", marks=not_yet),
-        pytest.param(b'{"schema_version": 1}', "is damaged", marks=not_yet),
+        (b"[]", "is damaged"),
+        (b'{"schema_version": 1}', "is damaged"),
     ],
 )
 def test_what_is_no_dataset_is_refused(tmp_path: Path, data: bytes | None, reason: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from deblur import photo
 from deblur.errors import PhotoError
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "BMP": {}}
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-TOP = {np.uint8: 255, np.uint16: 65535}
+EXIF = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHII4x", 1, 0x0112, 3, 1, 3)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -46,18 +46,6 @@ def grey_of(pixels: np.ndarray) -> np.ndarray:
 
 def rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def exif_block(orientation: int, order: str = "<", kind: int = 3) -> bytes:
-    """Return a block with a make, an orientation and what looks like a maker's own secrets."""
-    make = b"Camera Maker\0"
-    value = struct.pack(f"{order}I", orientation) if kind == 4 else b""
-    value = value or struct.pack(f"{order}HH", orientation, 0)
-    entries = struct.pack(f"{order}HHII", 0x010F, 2, len(make), 8 + 2 + 24 + 4)
-    entries += struct.pack(f"{order}HHI", 0x0112, kind, 1) + value
-    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
-    directory = struct.pack(f"{order}H", 2) + entries + struct.pack(f"{order}I", 0)
-    return b"Exif\0\0" + head + directory + make + b"\0secret \x01\x12\xff"
 
 
 def png(
@@ -228,44 +216,7 @@ def test_the_grey_that_is_transparent(depth: int, row: bytes, levels: list[int] 
     assert source.alpha[0].tolist() == [0 if v == levels[1] else 255 for v in levels]
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_png_of_16_bits(photos: Any, channels: int) -> None:
-    pixels = photos.pixels(dtype=np.uint16)
-    alpha = grey_of(photos.pixels(seed=1, dtype=np.uint16))
-    samples = np.dstack([pixels, alpha])[..., :channels] if channels > 1 else grey_of(pixels)
-    # OpenCV is the oracle here: it reads and writes them, with blue first.
-    order = [2, 1, 0, 3][:channels]
-    data = cv2.imencode(".png", samples[..., order] if channels > 1 else samples)[1].tobytes()
-    source = photo.decode(data)
-    assert source.grey == (channels == 1)
-    np.testing.assert_array_equal(source.pixels, rgb(samples) if channels == 1 else pixels)
-    assert (source.alpha is not None) == (channels == 4)
-    again = cv2.imdecode(np.frombuffer(photo.encode(source), np.uint8), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(again[..., order] if channels > 1 else again, samples)
-
-
-def test_png_of_16_bits_grey_with_alpha(photos: Any) -> None:
-    pixels = rgb(grey_of(photos.pixels(dtype=np.uint16)))
-    alpha = grey_of(photos.pixels(seed=1, dtype=np.uint16))
-    made = photo.Photo(pixels, alpha, grey=True)
-    data = photo.encode(made)
-    assert data[24:26] == b"\x10\x04"
-    source = photo.decode(data)
-    np.testing.assert_array_equal(source.pixels, pixels)
-    np.testing.assert_array_equal(source.alpha, alpha)
-    assert source.grey
-
-
-def test_the_colour_that_is_transparent_in_16_bits() -> None:
-    row = struct.pack(">6H", 1000, 2000, 3000, 1000, 2000, 3001)
-    clear = (b"tRNS", struct.pack(">3H", 1000, 2000, 3000))
-    source = photo.decode(png(2, 1, 16, 2, b"\0" + row, clear))
-    assert source.pixels.tolist() == [[[1000, 2000, 3000], [1000, 2000, 3001]]]
-    assert source.alpha is not None
-    assert source.alpha.tolist() == [[0, 65535]]
-
-
-@pytest.mark.parametrize("extra", [{}, {"exif": exif_block(1)}, {"icc_profile": ICC}])
+@pytest.mark.parametrize("extra", [{}, {"exif": EXIF}, {"icc_profile": ICC}])
 def test_webp_stays_lossless_or_lossy(photos: Any, extra: dict[str, Any]) -> None:
     for lossless in (False, True):
         data = photos.file(photos.pixels(), "WEBP", lossless=lossless, quality=80, **extra)
@@ -296,110 +247,7 @@ def test_tiff_as_others_code_it(photos: Any, compression: str) -> None:
     assert psnr(source.pixels, photos.pixels()) > 30
 
 
-# === Upright, with its metadata ===
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "PNG of 16 bits"])
-def test_photos_come_out_upright(photos: Any, orientation: int, format: str) -> None:
-    block = exif_block(orientation)
-    if format == "PNG of 16 bits":
-        pixels = photos.pixels(dtype=np.uint16)
-        data = photo.encode(photo.Photo(pixels, exif=block))
-        upright = np.asarray(ImageOps.exif_transpose(opened(data)))
-        source = photo.decode(data)
-        np.testing.assert_array_equal(source.pixels >> 8, upright)
-    else:
-        tags = Image.Exif()
-        tags[0x0112] = orientation
-        exif = tags if format == "TIFF" else block
-        options = {"exif": exif} | LOSSLESS.get(format, {"quality": 95})
-        data = photos.file(photos.pixels(), format, **options)
-        upright = np.asarray(ImageOps.exif_transpose(opened(data)))
-        source = photo.decode(data)
-        np.testing.assert_array_equal(source.pixels, upright)
-    assert (source.height, source.width) == upright.shape[:2]
-    again = opened(photo.encode(source))
-    assert again.getexif().get(0x0112, 1) == 1
-    assert again.size == (source.width, source.height)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("kind", [3, 4])
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "PNG of 16 bits"])
-def test_the_rest_of_the_exif_is_untouched(photos: Any, order: str, kind: int, format: str) -> None:
-    block = exif_block(6, order, kind)
-    if format == "PNG of 16 bits":
-        data = photo.encode(photo.Photo(photos.pixels(dtype=np.uint16), exif=block))
-    else:
-        data = photos.file(photos.pixels(), format, exif=block)
-    source = photo.decode(data)
-    assert source.exif == exif_block(1, order, kind)
-    assert photo.decode(photo.encode(source)).exif == source.exif
-
-
-def test_exif_behind_the_pixels_of_a_png(photos: Any) -> None:
-    data = photos.file(photos.pixels(), "PNG")
-    block = exif_block(6).removeprefix(b"Exif\0\0")
-    chunk = struct.pack(">I", len(block)) + b"eXIf" + block
-    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
-    source = photo.decode(data[:-12] + chunk + data[-12:])
-    assert source.exif == exif_block(1)
-    assert (source.width, source.height) == (48, 64)
-
-
-@given(data=st.data())
-def test_damaged_exif_is_passed_on(photos: Any, data: st.DataObject) -> None:
-    block = bytearray(exif_block(6))
-    for _ in range(data.draw(st.integers(1, 6))):
-        block[data.draw(st.integers(6, len(block) - 1))] = data.draw(st.integers(0, 255))
-    cut = bytes(block[: data.draw(st.integers(6, len(block)))])
-    patched, orientation = photo._upright_exif(cut)
-    assert patched is not None
-    assert len(patched) == len(cut)
-    assert 1 <= orientation <= 8
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "PNG of 16 bits"])
-def test_the_colour_profile_is_untouched(photos: Any, format: str) -> None:
-    if format == "PNG of 16 bits":
-        source = photo.Photo(photos.pixels(dtype=np.uint16), icc=ICC, coding={"dpi": (96.0, 96.0)})
-    else:
-        source = photo.decode(photos.file(photos.pixels(), format, icc_profile=ICC))
-    assert source.icc == ICC
-    again = photo.decode(photo.encode(source))
-    assert again.icc == ICC
-    if format == "PNG of 16 bits":
-        assert again.coding["dpi"] == pytest.approx((96, 96), abs=0.1)
-
-
-XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:rights="Ann"/></x:xmpmeta>'
-
-
-@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
-def test_xmp_is_kept_and_turned_as_well(photos: Any, format: str) -> None:
-    data = photos.file(photos.pixels(), format, xmp=XMP, exif=exif_block(6))
-    again = opened(photo.encode(photo.decode(data)))
-    assert again.info["xmp"] == XMP.replace(b'"6"', b'"1"')
-    # Not so where it speaks of a motion picture that is behind the photo and gets lost.
-    motion = XMP.replace(b"dc:rights", b'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"')
-    data = photos.file(photos.pixels(), format, xmp=motion)
-    assert "xmp" not in opened(photo.encode(photo.decode(data))).info
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_xmp_of_png(photos: Any, dtype: type) -> None:
-    made = photo.Photo(photos.pixels(dtype=dtype), coding={"xmp": XMP})
-    source = photo.decode(photo.encode(made))
-    assert source.coding["xmp"] == XMP
-    assert photo.decode(photo.encode(source)).coding["xmp"] == XMP
-
-
-@pytest.mark.parametrize("dpi", [(0, 0), (1e9, 72), (float("inf"), 72), (float("nan"), 1)])
-def test_absurd_resolutions_are_left_out(dpi: tuple[float, float]) -> None:
-    image = Image.new("RGB", (4, 4))
-    image.info["dpi"] = dpi
-    assert "dpi" not in photo._coding(image, b"")
+# === What is kept, what is refused ===
 
 
 def test_photos_travel_between_processes(photos: Any) -> None:
@@ -430,6 +278,72 @@ def test_what_a_format_cannot_hold_is_refused(photos: Any) -> None:
         with pytest.raises(PhotoError, match=reason):
             photo.encode(made)
     assert opened(photo.encode(photo.Photo(pixels, opaque, format="JPEG"))).mode == "RGB"
+
+
+# === The extension tells the truth ===
+
+KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF", "bmp": "BMP"}
+
+
+@pytest.mark.parametrize("format", KINDS.values())
+@pytest.mark.parametrize("extension", KINDS)
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_photo_takes_the_format_of_its_name(
+    photos: Any, format: str, extension: str, grey: bool
+) -> None:
+    pixels = grey_of(photos.pixels()) if grey else photos.pixels()
+    options = {"quality": 95} if format == "JPEG" else LOSSLESS[format]
+    source = photo.decode(photos.file(pixels, format, dpi=(300, 300), **options))
+    named = photo.named(source, f"a.png/photo.{extension}")
+    if KINDS[extension] == format:
+        assert named is source
+        return
+    data = photo.encode(named)
+    again = photo.decode(data)
+    assert opened(data).format == again.format == KINDS[extension]
+    assert again.grey == (source.grey and extension != "webp")
+    assert psnr(again.pixels, source.pixels) > (38 if extension in {"jpg", "webp"} else 1000)
+    if "dpi" in source.coding and extension != "webp":
+        assert again.coding["dpi"] == pytest.approx(source.coding["dpi"], abs=0.1)
+    assert set(named.coding) <= {"dpi"}
+
+
+@pytest.mark.parametrize(
+    ("key", "format"),
+    [
+        ("a.JPG", "JPEG"),
+        ("a.JPeG", "JPEG"),
+        ("a.jpe", "JPEG"),
+        ("a.jfif", "JPEG"),
+        ("a.mpo", "JPEG"),
+        ("a.TIFF", "TIFF"),
+        ("a.png.webp", "WEBP"),
+        ("a", "PNG"),
+        ("a.jpg/b", "PNG"),
+        ("a.heic", "PNG"),
+        ("a.gif", "PNG"),
+    ],
+)
+def test_what_extensions_stand_for(photos: Any, key: str, format: str) -> None:
+    assert photo.named(photo.Photo(photos.pixels()), key).format == format
+
+
+def test_a_name_that_the_photo_does_not_fit(photos: Any) -> None:
+    pixels, wide = photos.pixels(), photos.pixels(dtype=np.uint16)
+    clear, opaque = np.zeros((48, 64), np.uint8), np.full((48, 64), 255, np.uint8)
+    for made, key, reason in [
+        (photo.Photo(pixels, clear), "a.jpg", "JPEG cannot hold transparency"),
+        (photo.Photo(pixels, clear), "a.bmp", "BMP cannot hold transparency"),
+        (photo.Photo(wide), "a.jpg", "JPEG of 16 bits cannot be written"),
+        (photo.Photo(wide), "a.tif", "TIFF of 16 bits cannot be written"),
+    ]:
+        with pytest.raises(PhotoError, match=reason):
+            photo.encode(photo.named(made, key))
+    for key in ["a.jpg", "a.bmp"]:
+        assert opened(photo.encode(photo.named(photo.Photo(pixels, opaque), key))).mode == "RGB"
+    for key in ["a.webp", "a.tif"]:
+        named = photo.named(photo.Photo(pixels, clear), key)
+        np.testing.assert_array_equal(photo.decode(photo.encode(named)).alpha, clear)
 
 
 # === What is no photo ===
@@ -545,9 +459,7 @@ def test_random_bytes(start: bytes, rest: bytes) -> None:
 @given(data=st.data(), name=st.sampled_from([*CODED, "PNG of 16 bits"]))
 def test_damaged_files(photos: Any, data: st.DataObject, name: str) -> None:
     if name == "PNG of 16 bits":
-        made = photo.Photo(
-            photos.pixels(12, 16, dtype=np.uint16), exif=exif_block(3), icc=ICC[:200]
-        )
+        made = photo.Photo(photos.pixels(12, 16, dtype=np.uint16), exif=EXIF, icc=ICC[:200])
         file = bytearray(photo.encode(made))
     else:
         file = bytearray(photos.file(photos.pixels(12, 16), name.split()[0], **CODED[name]))

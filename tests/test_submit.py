@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from deblur.errors import DeblurError, UsageError
-from jobs import submit
+from jobs import submit, submit_output
 
 WORDS = ("restore", "s3://in", "s3://out", "--model", "s3://models/box14")
 ADDRESS = "http://head:8265"
@@ -311,7 +311,7 @@ def test_the_output_goes_on_and_the_summary_comes_back(capsys: pytest.CaptureFix
 )
 def test_what_only_looks_like_a_summary_is_output(text: str) -> None:
     shown: list[str] = []
-    output = submit.Output(shown.append)
+    output = submit_output.Output(shown.append)
     output.write(text)
     output.close()
     assert shown == text.splitlines()

@@ -13,33 +13,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
-BARE = """
-import os, sys, time
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import numpy as np
-from deblur import models
-from deblur.precision import policy
-from deblur.restorer import TILE_BATCH, compiled
-from deblur.networks import network
-model, batches = sys.argv[1], int(sys.argv[2])
-dtype = policy("auto")
-loaded = models.load(model, dtype)
-size = network(loaded.card.network).tile_px
-call = compiled(loaded.generator)
-tiles = np.random.default_rng(0).random((TILE_BATCH, size, size, 3), dtype=np.float32)
-call(tiles)
-call(tiles)
-started = time.perf_counter()
-for _ in range(batches):
+
+def bare(model: str, batches: int) -> float:
+    """Return the seconds of so many full batches of tiles."""
+    import numpy as np
+
+    from deblur import models
+    from deblur.networks import network
+    from deblur.precision import policy
+    from deblur.restorer import TILE_BATCH, compiled
+
+    loaded = models.load(model, policy("auto"))
+    size = network(loaded.card.network).tile_px
+    call = compiled(loaded.generator)
+    tiles = np.random.default_rng(0).random((TILE_BATCH, size, size, 3), dtype=np.float32)
     call(tiles)
-print(time.perf_counter() - started)
-"""
+    call(tiles)
+    started = time.perf_counter()
+    for _ in range(batches):
+        call(tiles)
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -85,19 +84,10 @@ def main() -> None:
                 )
                 for row in counted
             )
-            command = [
-                sys.executable,
-                "-c",
-                BARE,
-                arguments.model,
-                str(max(count // TILE_BATCH, 1)),
-            ]
-            plain = float(
-                subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[
-                    -1
-                ]
-            )
-            plain *= count / TILE_BATCH / max(count // TILE_BATCH, 1)
+            batches = max(count // TILE_BATCH, 1)
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                plain = process.apply(bare, (arguments.model, batches))
+            plain *= count / TILE_BATCH / batches
             ratios.append(plain / seconds)
             print(
                 f"{megapixels:.1f} megapixels, {count} tiles: bare {megapixels / plain:.2f}, "

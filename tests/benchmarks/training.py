@@ -13,58 +13,52 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-BARE = """
-import os, sys, time, statistics
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import numpy as np, tensorflow as tf, keras
-from deblur import losses
-from deblur.networks import network
-from deblur.precision import policy
-name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-generator, discriminator = (getattr(network(name), part)(policy("auto")) for part in ("generator",
-"discriminator")) optimizers = [keras.optimizers.Adam(2e-4, beta_1=0.5) for _ in range(2)] for
-optimizer, model in zip(optimizers, (generator, discriminator)):
-    optimizer.build(model.trainable_variables)
-@tf.function
-def step(blurred, sharp):
-    with tf.GradientTape() as left, tf.GradientTape() as right:
-        restored = generator(blurred, training=True)
-        real = discriminator([blurred, sharp], training=True)
-        fake = discriminator([blurred, restored], training=True)
-        total = losses.generator_loss(fake, restored, sharp)[0]
-        judge = losses.discriminator_loss(real, fake)
-    for optimizer, model, tape, loss in zip(optimizers, (generator, discriminator), (left, right),
-    (total, judge)):
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables),
-        model.trainable_variables))
-    return total
-photos = tf.random.uniform((batch, 256, 256, 3))
-for _ in range(3):
-    float(step(photos, photos))
-times = []
-for _ in range(steps):
-    started = time.perf_counter(); float(step(photos, photos)); times.append(time.perf_counter() -
-    started)
-print(statistics.median(times))
-"""
 
-
-def bare(network: str, batch: int, steps: int) -> float:
+def bare(network_name: str, batch: int, steps: int) -> float:
     """Return the median seconds of a bare step."""
-    run = subprocess.run(
-        [sys.executable, "-c", BARE, network, str(batch), str(steps)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(run.stdout.split()[-1])
+    import keras
+    import tensorflow as tf
+
+    from deblur import losses
+    from deblur.networks import network
+    from deblur.precision import policy
+
+    gan = network(network_name)
+    models = gan.generator(policy("auto")), gan.discriminator(policy("auto"))
+    optimizers = [keras.optimizers.Adam(2e-4, beta_1=0.5) for _ in models]
+    for optimizer, model in zip(optimizers, models, strict=True):
+        optimizer.build(model.trainable_variables)
+    generator, discriminator = models
+
+    @tf.function
+    def step(blurred: tf.Tensor, sharp: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as left, tf.GradientTape() as right:
+            restored = generator(blurred, training=True)
+            real = discriminator([blurred, sharp], training=True)
+            fake = discriminator([blurred, restored], training=True)
+            total = losses.generator_loss(fake, restored, sharp)[0]
+            judge = losses.discriminator_loss(real, fake)
+        targets = zip(optimizers, models, (left, right), (total, judge), strict=True)
+        for optimizer, model, tape, loss in targets:
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return total
+
+    photos = tf.random.uniform((batch, 256, 256, 3))
+    for _ in range(3):
+        float(step(photos, photos))
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        float(step(photos, photos))
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def job(pairs: str, network: str, batch: int, steps: int) -> tuple[float, float]:
@@ -107,7 +101,8 @@ def main() -> None:
     for batch in arguments.batch_sizes:
         ratios = []
         for _ in range(arguments.rounds):
-            plain = bare(arguments.network, batch, arguments.steps // 2)
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                plain = process.apply(bare, (arguments.network, batch, arguments.steps // 2))
             started = time.perf_counter()
             ours, wait = job(arguments.pairs, arguments.network, batch, arguments.steps)
             ratios.append(ours / plain)
