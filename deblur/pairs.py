@@ -282,7 +282,11 @@ def jitter(
             reflected(left, width, width, 0)[::-1],
             reflected(left + mirror_shift, width, width, mirror_shift)[::-1],
         ]
-    return sharp[rows[0][:, None], columns[0]], blurred[rows[1][:, None], columns[1]]
+    # Twice `take` costs a fifth of one fancy index.
+    return (
+        sharp.take(rows[0], axis=0).take(columns[0], axis=1),
+        blurred.take(rows[1], axis=0).take(columns[1], axis=1),
+    )
 
 
 def jitter_generator(seed: int, key: str, epoch: int) -> np.random.Generator:

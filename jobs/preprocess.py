@@ -174,11 +174,7 @@ def _plan_id(options: Options, pools: Sequence[places365.Pool]) -> str:
 
 
 def _refuse_other_pairs(destination: Store, plan_id: str) -> None:
-    try:
-        names = pairs.shards(destination, "train") + pairs.shards(destination, "test")
-    except UsageError:
-        return  # nothing there yet
-    for name in names[:1]:
+    for name in (pairs.shards(destination, "train") + pairs.shards(destination, "test"))[:1]:
         facts = pairs.shard_facts(destination, name)
         if facts is not None and facts.plan_id != plan_id:
             raise UsageError(

@@ -85,7 +85,12 @@ def run(options: Options) -> dict[str, Any]:
 
     note(f"listing {source.uri}")
     inventory, others = _inventory(source)
-    done = _done(destination, card.model_id, settings_id, options.retry_failed)
+    done = ledger.done(
+        destination,
+        model_id=card.model_id,
+        settings_id=settings_id,
+        retry_failed=options.retry_failed,
+    )
     todo = sorted(ledger.remaining(inventory, done), key=lambda entry: entry.key)[: options.limit]
     size_bytes = sum(entry.size_bytes for entry in todo)
     note(
@@ -132,17 +137,6 @@ def _inventory(source: Store) -> tuple[list[Entry], int]:
             f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}"
         )
     return found, others
-
-
-def _done(
-    destination: Store, model_id: str, settings_id: str, retry_failed: bool
-) -> dict[str, tuple[str, str]]:
-    try:
-        return ledger.done(
-            destination, model_id=model_id, settings_id=settings_id, retry_failed=retry_failed
-        )
-    except UsageError:
-        return {}  # DESTINATION does not exist yet; make_ready says why, if it cannot be made
 
 
 def _refuse_overlap(source: Store, destination: Store) -> None:

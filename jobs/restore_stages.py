@@ -18,9 +18,8 @@ from deblur import ledger, metrics, models, photo
 from deblur.errors import PhotoError
 from deblur.storage import Entry, Store, reason
 
-_PACK_PIXELS = (
-    8_000_000  # what passes from stage to stage: 24 MB of pixels, or a single larger photo
-)
+# What passes from stage to stage: 24 MB of pixels, or a single larger photo.
+_PACK_PIXELS = 8_000_000
 _FETCH_THREADS = 8
 
 
@@ -73,7 +72,7 @@ class Fetch:
 
 
 def packs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield lists of items of some megapixels together: enough to fill tile batches, not enough to fill memory."""
+    """Yield lists of items: enough pixels to fill tile batches, not enough to fill memory."""
     pack: list[Item] = []
     pixels = 0
     for item in items:
@@ -89,7 +88,8 @@ def packs(items: Iterable[Item]) -> Iterator[list[Item]]:
 def _column(*values: Any) -> np.ndarray:
     """Return a column of Python objects; a plain list of lists would be taken for a matrix."""
     column = np.empty(len(values), dtype=object)
-    column[:] = values
+    for index, value in enumerate(values):
+        column[index] = value
     return column
 
 

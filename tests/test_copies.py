@@ -1,0 +1,29 @@
+from pathlib import Path
+
+from deblur import copies
+from deblur.places365 import Pool
+from deblur.storage import LocalStore
+
+
+def test_only_photos_of_one_size_are_read(tmp_path: Path) -> None:
+    for name, data in {"a": b"xx", "b": b"xx", "c": b"yy", "d": b"zzz"}.items():
+        (tmp_path / name).write_bytes(data)
+    sizes = {"a": 2, "b": 2, "c": 2, "d": 3, "gone": 2}
+    found = copies.contents(LocalStore(str(tmp_path)), sizes)
+    assert set(found) == {"a", "b", "c"}
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_the_test_photo_stays() -> None:
+    pools = [
+        Pool("castle", "train", ("a", "b", "c"), 2),
+        Pool("castle", "test", ("d", "e"), 2),
+        Pool("forest", "train", ("f",), 1),
+    ]
+    contents = {"a": "1", "d": "1", "b": "2", "e": "3", "f": "2"}
+    kept, left_out = copies.without_copies(pools, contents)
+    assert [(pool.keys, pool.wanted) for pool in kept] == [(("b", "c"), 2), (("d", "e"), 2)]
+    assert left_out == {
+        "a": ("train", "same content as d"),
+        "f": ("train", "same content as b"),
+    }
