@@ -81,11 +81,18 @@ def _explain(error: BaseException, verbose: bool) -> int:
     if isinstance(error, DeblurError):
         runtime.note(f"deblur: error: {error}")
         return error.exit_code
-    text = " ".join(str(error).split()) or "no message"
-    runtime.note(f"deblur: error: the job failed: {type(error).__name__}: {text[:500]}")
+    runtime.note(f"deblur: error: the job failed: {_in_short(error)}")
     if not verbose:
         runtime.note("deblur: run it again with --verbose for the whole trace")
     return 1
+
+
+def _in_short(error: BaseException) -> str:
+    """Return one line: the last one where the text is a worker's whole trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    if "Traceback (most recent call last):" in str(error):
+        return lines[-1][:500]
+    return f"{type(error).__name__}: {' '.join(lines)[:500]}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -61,6 +61,8 @@ class Options:
 def run(options: Options) -> dict[str, Any]:
     """Measure, write the report and return the summary."""
     source, destination = open_store(options.pairs), open_store(options.report)
+    # Workers have other working folders.
+    options = replace(options, model=tuple(open_store(uri).uri for uri in options.model))
     dataset = pairs.read_dataset(source)
     shards = pairs.shards(source, "test")
     if not shards:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def run(options: Options) -> dict[str, Any]:
     """Train, and return the summary."""
     _check(options)
     source, home = open_store(options.pairs), open_store(options.run)
+    options = replace(options, pairs=source.uri, run=home.uri)  # workers have other working folders
     dataset = pairs.read_dataset(source)
     if not dataset.total("train"):
         raise UsageError(f"{source.uri} has no training pairs")

@@ -114,6 +114,11 @@ def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], trained: Pat
         (UsageError("no such thing"), 2, "deblur: error: no such thing"),
         (DeblurError("it broke"), 1, "deblur: error: it broke"),
         (RuntimeError("a bug\nof ours"), 1, "the job failed: RuntimeError: a bug of ours"),
+        (
+            RuntimeError("Traceback (most recent call last):\n  ...\nOSError: disk full\n"),
+            1,
+            "the job failed: OSError: disk full",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

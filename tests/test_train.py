@@ -65,6 +65,16 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     )
 
 
+def test_relative_folders(
+    trained: Path, made_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's workers have a working folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").symlink_to(made_pairs)
+    train.run(options(Path("pairs"), "run", max_steps=1))
+    assert (tmp_path / "run" / "model" / "card.json").exists()
+
+
 def test_two_workers_and_a_bucket(made_pairs: Path, bucket) -> None:
     home = open_store(bucket() + "/run")
     summary = train.run(options(made_pairs, home.uri, workers=2, max_steps=2, precision="float32"))
