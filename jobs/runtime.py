@@ -70,7 +70,7 @@ def cluster(where: Cluster) -> Iterator[None]:
         quieten(where.verbose)
         yield
         return
-    address = where.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(where)
     arguments: dict[str, Any] = {"log_to_driver": where.verbose}
     if not where.verbose:
         arguments["logging_level"] = logging.ERROR
@@ -93,6 +93,15 @@ def cluster(where: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _address(where: Cluster) -> str:
+    return where.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def is_embedded(where: Cluster) -> bool:
+    """Say whether Ray runs on this machine alone, for this command alone."""
+    return _address(where) == "local"
 
 
 def quieten(verbose: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import threading
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from deblur.errors import UsageError
 from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
-from jobs.runtime import Cluster, Progress, cluster, hushed, note
+from jobs.runtime import Cluster, Progress, cluster, hushed, is_embedded, note
 
 CONFIGURATION = "config.json"
 _CHECKPOINTS = "checkpoints"
@@ -177,11 +178,13 @@ def _fit(options: Options, home: Store, plan: Plan, dataset: pairs.Dataset) -> N
         from jobs.tensorflow_backend import TensorflowConfig
         from jobs.train_worker import train_worker
 
+    if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
+        raise UsageError("--gpu: this machine has no GPU that Ray can see")
     filesystem, path = home.arrow()
     cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), options.workers)
     trainer = TensorflowTrainer(
         train_worker,
-        train_loop_config={"options": options, "plan": plan, "cpus": cpus},
+        train_loop_config={"options": options, "plan": plan},
         tensorflow_config=TensorflowConfig(),
         datasets={"train": train_data.encoded(open_store(options.pairs))},
         dataset_config=train_data.Planned(
@@ -200,7 +203,7 @@ def _fit(options: Options, home: Store, plan: Plan, dataset: pairs.Dataset) -> N
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    with Progress("train", plan.total_steps, "steps") as progress, _watching(home, plan, progress):
+    with Progress("train", plan.total_steps, "steps") as progress, _Watcher(home, progress):
         trainer.fit()
 
 
@@ -214,13 +217,12 @@ def cpus_per_worker(total: float, workers: int) -> float:
     return float(int(share)) if share >= 1 else max(int(share * 100) / 100, 0.01)
 
 
-class _watching:  # reads as a statement
+class _Watcher:
     """Shows on the terminal what worker 0 writes to `live.json`."""
 
-    def __init__(self, home: Store, plan: Plan, progress: Progress) -> None:
-        import threading
-
-        self._home, self._plan, self._progress = home, plan, progress
+    def __init__(self, home: Store, progress: Progress) -> None:
+        self._home, self._progress = home, progress
+        self._shown: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -239,7 +241,6 @@ class _watching:  # reads as a statement
         self._progress.advance(live["step"] - self._progress.done, live["text"])
 
     def __enter__(self) -> None:
-        self._shown: list[str] = []
         self._home.delete(LIVE)
         self._thread.start()
 
