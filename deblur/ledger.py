@@ -1,23 +1,30 @@
 """One row a photo; plan = inventory - done.
 
 The ledger is a folder of Parquet parts below a restored bucket. A part is written whole, after the
-outputs that it speaks of. The latest row of a key counts.
+outputs that it speaks of. The latest row of a key counts: by `finished_at`, and of equal ones the
+later in order of parts. So a row may be there twice, and parts may be merged, without a change of
+what the ledger says.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from deblur.errors import UsageError
-from deblur.storage import Entry, Store, reason
+from deblur import history
+from deblur.entries import Entries
+from deblur.storage import Entry, Store
 
 FOLDER = "_deblur/ledger"
 
@@ -42,6 +49,11 @@ SCHEMA = pa.schema(
 )
 
 Status = Literal["restored", "skipped", "failed"]
+Result = TypeVar("Result")
+
+_MOST_PARTS = 64
+_THREADS = 16
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -65,10 +77,25 @@ class Row:
     finished_at: datetime | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run has before it."""
+
+    photos: int
+    "In the inventory."
+    before: Mapping[str, int]
+    "Status -> photos that have been dealt with: the ledger has them as they are now."
+    todo: Entries
+    "The others, in the order of their keys."
+
+
 def settings_id(settings: Mapping[str, object]) -> str:
     """Return an id of everything besides the model that an output's bytes depend on."""
     text = "\n".join(f"{name}={settings[name]!r}" for name in sorted(settings))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# === Write ===
 
 
 def write(store: Store, rows: Sequence[Row]) -> str:
@@ -78,48 +105,167 @@ def write(store: Store, rows: Sequence[Row]) -> str:
     table = pa.Table.from_pylist(columns, schema=SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    subject = hashlib.sha256(
-        "\0".join(row.key for row in rows).encode("utf-8", "surrogatepass")
-    ).hexdigest()[:12]
-    key = f"{FOLDER}/{now:%Y%m%dT%H%M%S.%fZ}-{subject}.parquet"
+    key = f"{FOLDER}/{now:%Y%m%dT%H%M%S.%fZ}-{_digest(row.key for row in rows)}.parquet"
     store.put(key, buffer.getbuffer())
     return key
 
 
+def compact(store: Store, *, more_than: int = _MOST_PARTS) -> int:
+    """Merge the parts into one if there are more than so many; return how many it replaces.
+
+    The merged part is there before the first of the others is deleted, and only those are deleted
+    that are in it: killed at any point it leaves rows twice, which changes nothing, and what other
+    runs write meanwhile stays. Raises OSError if the store fails; then, too, nothing is lost.
+    """
+    old = parts(store)
+    if len(old) <= max(more_than, 1):
+        return 0
+    buffer = io.BytesIO()
+    try:
+        with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
+            for table in _grouped(_current(store, old, None)):
+                if table.column_names != SCHEMA.names:
+                    return 0  # a later version of this program knows columns that we would drop
+                writer.write_table(table)
+    except FileNotFoundError:
+        return 0  # another run is merging them
+    store.put(_merged_name(old), buffer.getbuffer())
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for _ in threads.map(store.delete, old):
+            pass
+    return len(old)
+
+
+def _merged_name(old: Sequence[str]) -> str:
+    """Return a name that comes after those of the merged parts, and before those of later ones.
+
+    After them, so that a listing in order of the names, which may take many requests, that misses
+    a part because it was deleted meanwhile comes to the merged one. It is never that of another
+    set of parts: of two runs that merge at the same time neither may replace the other's.
+    """
+    generations = [re.search(r"-merged-(\d{6})-", key) for key in old]
+    generation = 1 + max((int(found[1]) for found in generations if found), default=0)
+    time = old[-1].removeprefix(f"{FOLDER}/").partition("-")[0]
+    return f"{FOLDER}/{time}-merged-{generation:06}-{_digest(old)}.parquet"
+
+
+def _digest(keys: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(keys).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _grouped(tables: Iterable[Any]) -> Iterator[Any]:
+    """Yield the same rows in tables of enough rows for a row group."""
+    group: list[Any] = []
+    rows = 0
+    for table in tables:
+        group.append(table)
+        rows += table.num_rows
+        if rows >= history.BATCH_ROWS:
+            yield pa.concat_tables(group, promote_options="default")
+            group, rows = [], 0
+    if group:
+        yield pa.concat_tables(group, promote_options="default")
+
+
+# === Read ===
+
+
+def parts(store: Store) -> list[str]:
+    """Return the keys of the parts, oldest first; none if there is no ledger."""
+    return sorted(e.key for e in store.list(FOLDER) if e.key.endswith(".parquet"))
+
+
 def read(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the parts, oldest first. A place without a ledger yields nothing."""
-    for entry in sorted(store.list(FOLDER), key=lambda entry: entry.key):
-        if not entry.key.endswith(".parquet"):
-            continue
+    """Yield the parts whole, oldest first, superseded rows included."""
+    yield from history.tables(store, parts(store), columns)
+
+
+def current(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows that count, each key once, oldest part first.
+
+    Raises FileNotFoundError if another run merges the parts meanwhile: `steadily` tries it again.
+    """
+    yield from _current(store, parts(store), columns)
+
+
+def steadily(look: Callable[[], Result]) -> Result:
+    """Return what `look` does, which begins anew if another run merges the parts meanwhile."""
+    for _ in range(_LOOKS - 1):
         try:
-            yield pq.read_table(pa.BufferReader(store.read(entry.key)), columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(
-                f"{store.uri}/{entry.key}, a part of the ledger, cannot be read: {reason(error)}; "
-                "without it the photos that it speaks of are restored again"
-            ) from error
+            return look()
+        except FileNotFoundError:
+            continue
+    return look()
 
 
-def done(
-    store: Store, *, model_id: str, settings_id: str, retry_failed: bool = False
-) -> dict[str, tuple[str, str]]:
-    """Return key -> (source_etag, status) of what this model with these settings has dealt with."""
-    found: dict[str, tuple[str, str]] = {}
-    for table in read(store, ["key", "source_etag", "model_id", "settings_id", "status"]):
-        for key, etag, model, settings, status in zip(
-            *(column.to_pylist() for column in table.columns), strict=True
-        ):
-            if (model, settings) == (model_id, settings_id):
-                found[key] = (etag, status)
-            else:
-                found.pop(key, None)  # a later run with another model has replaced that output
-    if retry_failed:
-        found = {key: value for key, value in found.items() if value[1] != "failed"}
-    return found
+def plan(
+    store: Store,
+    inventory: Iterable[Entry],
+    *,
+    model_id: str,
+    settings_id: str,
+    retry_failed: bool = False,
+) -> Plan:
+    """Return what this model with these settings has to do, and has done.
+
+    Done is an entry whose latest row has the same ETag, model and settings; with `retry_failed` a
+    failed one is not. All is kept in columns: tests/benchmarks/planning.py
+    has the seconds and the memory.
+    """
+    entries = Entries.of(inventory)
+    known = steadily(lambda: _known(store, model_id, settings_id, retry_failed))
+    if known is None:
+        return Plan(len(entries), {}, entries)
+    done, row = history.find(known, entries.table["key"])
+    etags = history.hashes(entries.table["etag"].filter(done))
+    done[done] = known["etag"].to_numpy()[row[done]] == etags
+    tally = pc.value_counts(known["status"].take(row[done])).to_pylist()
+    before = {str(count["values"]): int(count["counts"]) for count in tally}
+    return Plan(len(entries), before, Entries(entries.table.filter(~done)))
 
 
-def remaining(inventory: Iterable[Entry], done: Mapping[str, tuple[str, str]]) -> Iterator[Entry]:
-    """Yield the entries that the ledger has not, or has with another ETag."""
-    for entry in inventory:
-        if done.get(entry.key, ("", ""))[0] != entry.etag:
-            yield entry
+def _known(store: Store, model_id: str, settings_id: str, retry_failed: bool) -> Any:
+    """Return the latest rows that stand: of this model and settings, and not to be tried again."""
+    names = ["key", "finished_at", "source_etag", "model_id", "settings_id", "status"]
+
+    def columns() -> Iterator[Any]:
+        for table in history.tables(store, parts(store), names):
+            stands = pc.and_(
+                pc.equal(table["model_id"], model_id), pc.equal(table["settings_id"], settings_id)
+            )
+            if retry_failed:
+                stands = pc.and_(stands, pc.not_equal(table["status"], "failed"))
+            rows = pa.table(
+                {
+                    "key": table["key"],
+                    "finished_at": table["finished_at"].cast(pa.int64()),
+                    "etag": history.hashes(table["source_etag"]),
+                    "status": pc.if_else(stands, table["status"], None),
+                }
+            )
+            yield history.identified(rows)
+
+    if (known := history.latest(columns())) is None:
+        return None
+    return known.filter(known["status"].is_valid())
+
+
+def _current(store: Store, keys: Sequence[str], columns: Sequence[str] | None) -> Iterator[Any]:
+    """Yield the rows that count: it reads which they are, and then reads them."""
+
+    def places() -> Iterator[Any]:
+        end = 0
+        for table in history.tables(store, keys, ["key", "finished_at"]):
+            start, end = end, end + table.num_rows
+            yield history.identified(table.append_column("place", pa.array(np.arange(start, end))))
+
+    if (latest := history.latest(places())) is None:
+        return
+    found = np.sort(latest["place"].to_numpy())
+    end = 0
+    for table in history.tables(store, keys, columns):
+        start, end = end, end + table.num_rows
+        first, last = np.searchsorted(found, (start, end))
+        if last > first:
+            table = table if last - first == len(table) else table.take(found[first:last] - start)
+            yield history.aligned(table, SCHEMA, columns)

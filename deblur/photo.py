@@ -2,7 +2,8 @@
 
 Pillow does it all, since it refuses truncated files (OpenCV fills the rest with grey and says
 nothing) and gives EXIF, ICC profile and quantisation tables; its JPEG pixels equal OpenCV's. What
-it lacks are PNGs of 16 bits: it reads them as 8, and writes none in colour.
+it lacks are 16 bits: it reads them as 8, and writes none in colour. HEIF comes with pillow-heif,
+if that is installed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
-from deblur import metadata, png16
+from deblur import bands, heif, metadata, png16, tiff
+from deblur import exif as exif_block
+from deblur.bands import to_uint8 as to_uint8
 from deblur.errors import PhotoError
+from deblur.pictures import decode_lossless as decode_lossless
+from deblur.pictures import encode_lossless as encode_lossless
 
 # A header that claims more is refused before its pixels are allocated: 500 megapixels of 8-bit RGB
 # are 1.5 GB, and decoding holds some 3.5 GB for a moment.
@@ -32,6 +36,7 @@ MAX_MEGAPIXELS = 500
 # tags that we pass on unread, and libtiff would write straight to the terminal. Its symbols are
 # found through Pillow's own library, wherever that was built (not on Windows, where it is static).
 Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # of a profile, too: those with tables are over 1 MB
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 with contextlib.suppress(AttributeError, OSError):
@@ -40,10 +45,15 @@ with contextlib.suppress(AttributeError, OSError):
 FORMATS: Mapping[str, str] = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "JPEG",
     ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
+    ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF",
 }  # fmt: skip
-_READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
-_OPAQUE_MODES = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
-_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+_EXTENSIONS = {
+    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp",
+    "AVIF": ".avif", "HEIF": ".heic",
+}  # fmt: skip
+_READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
+_OF_16_BITS = frozenset({"PNG", "TIFF"})
+_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,10 @@ class Photo:
         pixels: (H, W, 3) uint8 or uint16, RGB. A grey photo has three equal channels.
         alpha: (H, W) of the same type, or None.
         grey: whether the file has one colour channel, and so will the output.
-        format: Pillow's name of the format: JPEG, PNG, WEBP, TIFF, BMP.
-        exif: the EXIF block as read, but for its orientation, which is 1.
+        format: Pillow's name of the format: JPEG, PNG, WEBP, TIFF, BMP, AVIF, HEIF.
+        exif: the EXIF block as read, but for its orientation, which is 1, and what follows from it.
         icc: the ICC profile as read.
-        coding: what the encoder needs to code as the source was coded (Pillow's save options).
+        coding: what the encoder needs to code as the source was coded.
     """
 
     pixels: np.ndarray
@@ -91,105 +101,95 @@ class Photo:
 # === Decoding ===
 
 
-def decode(data: bytes) -> Photo:
+def decode(data: bytes, *, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
     """Decode a photo and turn it upright.
 
     Raises:
-        PhotoError: with a readable reason, for all that is not one whole, readable photo.
+        PhotoError: with a readable reason, for all that is not one whole, readable photo, and for
+            one of more megapixels, before its pixels are allocated.
     """
     if not data:
         raise PhotoError("the file is empty")
+    formats: tuple[str, ...] = _READABLE
+    format = metadata.format_of(data)
+    if format == "HEIF":
+        heif.register()
+        formats = (format,)
+    if format == "WEBP" and (facts := metadata.webp(data)):
+        _bound(*facts[:2], max_megapixels)
     try:
-        with Image.open(io.BytesIO(data), formats=_READABLE) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            _bound(image.width, image.height, max_megapixels)
             return _decode(image, data)
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        raise PhotoError(_unidentified(data)) from None
+        raise PhotoError(_unidentified(format)) from None
     except MemoryError:
         raise PhotoError("not enough memory to decode it") from None
     except Exception as error:  # the boundary of one photo: decoders raise whatever they like
         raise PhotoError(f"cannot be decoded: {_one_line(error)}") from error
 
 
-def _unidentified(data: bytes) -> str:
-    if name := metadata.format_of(data):
-        damaged = name in _READABLE
-        return f"the {name} is damaged" if damaged else f"format {name} is not supported"
+def _bound(width: int, height: int, megapixels: float) -> None:
+    if width * height > megapixels * 1e6:
+        raise PhotoError(f"{width}x{height} is over the limit of {megapixels:g} megapixels")
+
+
+def _unidentified(format: str | None) -> str:
+    if format:
+        if format == "TIFF":
+            return "the TIFF is damaged, or of a kind that is not supported"
+        damaged = format in {*_READABLE, "HEIF"}
+        return f"the {format} is damaged" if damaged else f"format {format} is not supported"
     return f"not a photo in a known format ({', '.join(sorted(set(FORMATS.values())))})"
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(str(error).split()) or type(error).__name__
+    return "its data are damaged" if line.startswith("decoder error") else line
 
 
 def _decode(image: Image.Image, data: bytes) -> Photo:
     _refuse(image)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    coding = metadata.coding(image, data)
-    depth = png16.depth(data)
-    if depth == 16:
-        pixels, alpha, grey = png16.read(image, data)
-    else:
-        image.load()
-        pixels, alpha, grey = _pixels_of_8_bits(image, depth)
+    size = image.size
+    pixels, alpha, grey = _samples(image, data)
     # Only now: a PNG may have its EXIF behind its pixels.
-    exif, orientation = metadata.upright_exif(image.info.get("exif"))
-    icc = image.info.get("icc_profile") or None
-    if image.mode == "CMYK":
-        icc = None  # the pixels are sRGB by now
-    if kind == "TIFF":
-        orientation = 1  # Pillow has turned it by now
-    if xmp := metadata.upright_xmp(image.info.get("xmp"), orientation):
-        coding["xmp"] = xmp
-    if coding.get("subsampling") == 1 and orientation >= 5:
-        coding["subsampling"] = 0  # 4:2:2 lying is 4:4:0 upright, which Pillow does not write
+    block, orientation = metadata.upright(image, data, size)
+    coding = metadata.coding(image, data, orientation)
+    if kind in {"TIFF", "HEIF"}:
+        orientation = 1  # the decoder has turned it by now
     return Photo(
-        pixels=metadata.turn(pixels, orientation),
-        alpha=None if alpha is None else metadata.turn(alpha, orientation),
-        grey=grey,
+        pixels=bands.turn(pixels, orientation),
+        alpha=None if alpha is None else bands.turn(alpha, orientation),
+        grey=grey or coding.get("chroma") == 400,
         format=kind,
-        exif=exif,
-        icc=icc,
+        exif=block,
+        # The pixels of inks are sRGB by now.
+        icc=None if image.mode == "CMYK" else image.info.get("icc_profile") or None,
         coding=coding,
     )
 
 
+def _samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    depth = png16.depth(data)
+    if depth == 16:
+        return png16.read(image, data)
+    if image.format == "TIFF" and tiff.bits(image) == 16:
+        return tiff.read(image, data)
+    image.load()
+    return bands.of_8_bits(image, depth)
+
+
 def _refuse(image: Image.Image) -> None:
     """Raise PhotoError for what the header shows to be no single photo that we can keep."""
-    if image.width * image.height > MAX_MEGAPIXELS * 1e6:
-        size = f"{image.width}x{image.height}"
-        raise PhotoError(f"{size} is over the limit of {MAX_MEGAPIXELS} megapixels")
-    # A camera's MPO is a JPEG with a preview behind it; elsewhere a second frame is content.
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
+    if (frames := metadata.frames(image)) > 1:
         raise PhotoError(f"has {frames} frames; only single photos are restored")
     if image.format == "TIFF":
-        tags: Any = getattr(image, "tag_v2", {})
-        if tags.get(254, 0) & 1 or 50706 in tags:
-            # Pillow would give its preview.
-            raise PhotoError("a camera's raw file is not supported")
-        if (bits := max(tags.get(258, (1,)))) > 8:
-            raise PhotoError(f"TIFF of {bits} bits is not supported; PNG of 16 bits is")
-    known = image.mode in _OPAQUE_MODES | _ALPHA_MODES | {"CMYK"}
-    if not known and not image.mode.startswith("I;16"):
+        tiff.refuse(image)
+    if image.mode not in bands.MODES and not image.mode.startswith("I;16"):
         raise PhotoError(f"pixels of type {image.mode} are not supported")
-
-
-def _pixels_of_8_bits(image: Image.Image, depth: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    if image.mode == "CMYK":
-        return png16.by_bands(metadata.colours_of_inks(image)), None, False
-    grey = image.mode in {"1", "L", "LA", "La"}
-    key = image.info.get("transparency")
-    if image.mode in _ALPHA_MODES or key is not None:
-        if image.mode == "L" and isinstance(key, int):
-            # Pillow stretches greys of 2 and 4 bits to 8, but not the grey that is transparent.
-            image.info["transparency"] = key * {2: 85, 4: 17}.get(depth, 1)
-        if image.mode == "La":
-            image = image.convert("LA")
-        whole = png16.by_bands(image.convert("RGBA"))
-        return np.ascontiguousarray(whole[..., :3]), np.ascontiguousarray(whole[..., 3]), grey
-    return png16.by_bands(image if image.mode == "RGB" else image.convert("RGB")), None, grey
 
 
 # === Encoding ===
@@ -198,14 +198,49 @@ def _pixels_of_8_bits(image: Image.Image, depth: int) -> tuple[np.ndarray, np.nd
 def named(photo: Photo, key: str) -> Photo:
     """Return the photo in the format that the key's extension stands for: a name tells the truth.
 
-    What is particular to the coding of its old format is dropped. A photo that the new format
-    cannot hold is left for `encode` to refuse. Where the extension is unknown, nothing changes.
+    The coding of its old format is dropped. A photo that the new format cannot hold is left for
+    `encode` to refuse. Where the extension is unknown, nothing changes.
     """
-    format = FORMATS.get(os.path.splitext(key)[1].lower(), photo.format)
+    return _in_format(photo, FORMATS.get(os.path.splitext(key)[1].lower(), photo.format))
+
+
+def converted(photo: Photo, format: str | None, quality: int | None) -> Photo:
+    """Return the photo in the format asked for, such as "jpeg"; None or "keep" is its own.
+
+    16 bits become 8 where the format asked for holds no more. A quality, 1 to 100, is for formats
+    with loss: not for PNG, TIFF and BMP, nor for a WebP that is lossless.
+
+    Raises:
+        ValueError: for an unknown format or a quality out of bounds.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality}, expected 1 to 100")
+    if format is not None and format != "keep":
+        name = FORMATS.get(f".{format}".lower())
+        if name is None:
+            known = ", ".join(sorted({extension[1:] for extension in FORMATS}))
+            raise ValueError(f"format={format!r}, expected one of keep, {known}")
+        photo = _in_format(photo, name)
+        if photo.pixels.dtype == np.uint16 and name not in _OF_16_BITS:
+            alpha = None if photo.alpha is None else to_uint8(photo.alpha)
+            photo = replace(photo, pixels=to_uint8(photo.pixels), alpha=alpha)
+    lossless = photo.format not in metadata.DEFAULT_QUALITY or photo.coding.get("lossless")
+    if quality is None or lossless:
+        return photo
+    coding = {name: value for name, value in photo.coding.items() if name != "qtables"}
+    return replace(photo, coding=coding | {"quality": quality})
+
+
+def _in_format(photo: Photo, format: str) -> Photo:
     if format == photo.format:
         return photo
-    kept = {name: photo.coding[name] for name in ("dpi", "xmp") if name in photo.coding}
+    kept = {name: photo.coding[name] for name in metadata.PORTABLE if name in photo.coding}
     return replace(photo, format=format, coding=kept)
+
+
+def extension(photo: Photo) -> str:
+    """Return the extension that tells the truth about the photo, such as ".jpg"."""
+    return _EXTENSIONS[photo.format]
 
 
 def encode(photo: Photo) -> bytes:
@@ -215,78 +250,46 @@ def encode(photo: Photo) -> bytes:
         PhotoError: if the format cannot hold this photo.
     """
     alpha = photo.alpha
-    if alpha is not None and photo.format in {"JPEG", "BMP"}:
+    if alpha is not None and photo.format in _WITHOUT_ALPHA:
         if (alpha < np.iinfo(alpha.dtype).max).any():
             raise PhotoError(f"{photo.format} cannot hold transparency")
         alpha = None
-    samples = _mean(photo.pixels)[..., None] if photo.grey else photo.pixels
+    if photo.pixels.dtype == np.uint16 and photo.format not in _OF_16_BITS:
+        raise PhotoError(f"{photo.format} of 16 bits cannot be written")
+    if photo.format == "HEIF":
+        heif.register()
+    grey = photo.grey and photo.format != "WEBP"
+    if photo.format == "TIFF" and alpha is not None and alpha.dtype == np.uint16:
+        grey = False  # Pillow would not read it again
+    samples = bands.mean(photo.pixels)[..., None] if grey else photo.pixels
     if alpha is not None:
         samples = np.dstack([samples, alpha])
+    # A profile of greys says nothing about three colours.
+    icc = photo.icc if grey or (photo.icc or b"")[16:20] != b"GRAY" else None
     try:
+        block = exif_block.with_thumbnail_of(photo.exif, photo.pixels)
+        kept = {name: photo.coding.get(name) for name in metadata.PORTABLE}
+        if photo.format == "TIFF":
+            return tiff.write(samples, block=block, icc=icc, **kept)
         if samples.dtype == np.uint16:
-            if photo.format != "PNG":
-                raise PhotoError(f"{photo.format} of 16 bits cannot be written")
-            kept = {name: photo.coding.get(name) for name in ("xmp", "dpi")}
-            return png16.write(samples, exif=photo.exif, icc=photo.icc, **kept)
-        return _encode_8_bits(photo, samples)
-    except PhotoError:
-        raise
+            chunks = photo.coding.get("chunks", ())
+            return png16.write(samples, exif=block, icc=icc, further=chunks, **kept)
+        coding = {**photo.coding, "chroma": 400} if grey else photo.coding
+        options = metadata.save_options(photo.format, block, icc, coding)
+        return _encode_8_bits(photo.format, samples, options)
     except Exception as error:  # metadata that does not fit raises whatever Pillow likes
         raise PhotoError(f"cannot be encoded as {photo.format}: {_one_line(error)}") from error
 
 
-def _mean(pixels: np.ndarray) -> np.ndarray:
-    """Return the (H, W) grey of three channels: the channel itself where all three are equal."""
-    total = pixels.sum(axis=2, dtype=np.uint32)
-    mean: np.ndarray = ((total + 1) // 3).astype(pixels.dtype)
-    return mean
-
-
-def _encode_8_bits(photo: Photo, samples: np.ndarray) -> bytes:
-    options = metadata.save_options(photo.format, photo.exif, photo.icc, photo.coding)
+def _encode_8_bits(format: str, samples: np.ndarray, options: dict[str, Any]) -> bytes:
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     buffer = io.BytesIO()
     try:
-        image.save(buffer, photo.format, **options)
+        image.save(buffer, format, **options)
     except OSError:
         if not options.get("progressive"):
             raise
         # Pillow's buffer for a progressive JPEG is two bytes a pixel, which noise can exceed.
         buffer = io.BytesIO()
-        image.save(buffer, photo.format, **options | {"progressive": False})
+        image.save(buffer, format, **options | {"progressive": False})
     return buffer.getvalue()
-
-
-# === The pairs' pictures ===
-
-
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) uint8; 16 bits are rounded to the nearest of 8."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    return ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def encode_lossless(pixels: np.ndarray) -> bytes:
-    """Code (H, W, 3) uint8 RGB without loss, as the Parquet of the pairs holds it: WebP, effort 0.
-
-    Chosen by tests/benchmarks/pair_coding.py on 60 pairs of 256x256 (kB a pair, ms to code, ms to
-    decode): WebP 128, 8.5, 2.1; the best PNG 168, 10.0, 2.4; PNG as OpenCV has it 199, 4.8, 2.3;
-    zstd of differences 186, 1.4, 0.6, but opaque to every viewer.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, quality=0, method=0)
-    return buffer.getvalue()
-
-
-def decode_lossless(data: bytes | memoryview) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB of what `encode_lossless` made."""
-    try:
-        pixels: np.ndarray | None = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB
-        )
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise PhotoError("a coded picture of the pairs is damaged")
-    return pixels

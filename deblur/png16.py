@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
+
+from deblur import bands
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -26,18 +29,18 @@ def read(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None
         patched = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
         image.load()  # for its metadata, and to refuse what is damaged
         with Image.open(io.BytesIO(patched), formats=("PNG",)) as bytewise:
-            both = by_bands(bytewise).view(">u2").astype(np.uint16)
+            both = bands.array(bytewise).view(">u2").astype(np.uint16)
         return np.repeat(both[..., :1], 3, axis=2), np.ascontiguousarray(both[..., 1]), True
     if kind == 0:
         image.load()
         grey = np.asarray(image).astype(np.uint16)
         pixels = np.repeat(grey[..., None], 3, axis=2)
     else:
-        pixels = by_bands(image).astype(np.uint16) * np.uint16(256)
+        pixels = bands.array(image).astype(np.uint16) * np.uint16(256)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
             # Read as if the lower byte came last, the upper byte is what Pillow leaves out.
             low.tile = [tile._replace(args=f"{low.mode};16L") for tile in low.tile]
-            pixels |= by_bands(low)
+            pixels |= bands.array(low)
     alpha = None
     if pixels.shape[2] == 4:
         pixels, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
@@ -53,8 +56,9 @@ def write(
     icc: bytes | None = None,
     xmp: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    further: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Code (H, W, 1 to 4) uint16: one filter, one stream (RFC 2083)."""
+    """Code (H, W, 1 to 4) uint16: one filter, one stream (RFC 2083); with `further` chunks."""
     height, width, channels = samples.shape
     rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
     filtered = np.ones((height, 1 + rows.shape[1]), np.uint8)  # 1: the difference to the left
@@ -64,6 +68,7 @@ def write(
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))]
     if icc:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
+    chunks += [chunk for chunk in further if not (icc and chunk[0] == b"sRGB")]
     if dpi:
         per_metre = (round(value / 0.0254) for value in dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
@@ -77,14 +82,3 @@ def write(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
     )
-
-
-def by_bands(image: Image.Image) -> np.ndarray:
-    """Return the pixels of 8 bits, by bands: a quarter of np.asarray's time and half its memory."""
-    bands = len(image.getbands())
-    shape = (image.height, image.width, bands) if bands > 1 else (image.height, image.width)
-    pixels = np.empty(shape, np.uint8)
-    for top in range(0, image.height, 64):
-        bottom = min(top + 64, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
-    return pixels

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import jinja2
 
+from deblur.gallery import Comparison
+
 BLURRED = "blurred"
 """The name of the method that does nothing: gains are over its figures."""
 
@@ -58,6 +60,39 @@ class Evaluation:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Restoration:
+    """All that the report of a run of `deblur restore` shows.
+
+    Attributes:
+        source, destination, model: what was restored to where, with what.
+        counts: photos of the source by what has become of them, in this run or before.
+        this_run: "restored", "skipped", "failed", "megapixels" and "seconds" of this run.
+        failures: (key, reason) of this run, the first ones of `failures_in_all`.
+        comparisons: a few photos before and after.
+        facts: what else there is to say.
+    """
+
+    source: str
+    destination: str
+    model: str
+    counts: Mapping[str, int]
+    this_run: Mapping[str, float]
+    failures: Sequence[tuple[str, str]]
+    failures_in_all: int
+    comparisons: Sequence[Comparison]
+    facts: Mapping[str, str]
+
+
+def restore_page(restoration: Restoration) -> str:
+    """Return the page that reports a run of `deblur restore`, as HTML."""
+    return _render(
+        "restore.html",
+        restoration=restoration,
+        photos=sum(restoration.counts.values()),
+    )
+
+
 def evaluate_page(evaluation: Evaluation) -> str:
     """Return the page that reports an evaluation, as HTML."""
     methods = evaluation.methods
@@ -94,6 +129,8 @@ def _render(template: str, **context: object) -> str:
         speed=_speed,
         duration=_duration,
         data_uri=_data_uri,
+        clip=_clip,
+        count="{:,}".format,
     )
     return environment.get_template(template).render(context)
 
@@ -128,6 +165,13 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {whole_minutes:02} min"
     return f"{minutes} min {whole_seconds:02} s"
+
+
+def _clip(text: str, most: int = 240) -> str:
+    """Shorten a text that may be of any length, in the middle: names differ at both ends."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def _data_uri(picture: bytes) -> str:

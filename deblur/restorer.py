@@ -21,7 +21,11 @@ TILE_BATCH = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything besides the model and the photo that a restored pixel depends on."""
+    """Everything besides the model and the photo that a restored pixel depends on.
+
+    Where memory does not suffice for `tile_batch` tiles a call, fewer are taken: then pixels may be
+    rounded otherwise, by one level of 8 bits at most (see `Restorer.tile_batch`).
+    """
 
     policy: str
     tile_px: int
@@ -43,6 +47,12 @@ class Restorer:
         shape = network(model.card.network)
         self.settings = Settings(policy, shape.tile_px, shape.overlap_px, tile_batch)
         self._call = compiled(model.generator)
+        self._batch = tile_batch
+
+    @property
+    def tile_batch(self) -> int:
+        """Tiles that a call takes: `settings.tile_batch`, or fewer where memory ran out."""
+        return self._batch
 
     def restore(self, photos: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the restored pixels of each photo, in order, as soon as they are whole.
@@ -52,6 +62,7 @@ class Restorer:
 
         Raises:
             ValueError: if a photo is another kind of array.
+            MemoryError: if there is no memory for even one tile a call.
         """
         size = self.settings.tile_px
         batch = np.zeros((self.settings.tile_batch, size, size, 3), np.float32)
@@ -80,23 +91,44 @@ class Restorer:
             yield pending.popleft().result()
 
     def _flush(self, batch: np.ndarray, owners: list[tiles.Merger]) -> None:
-        restored = self._call(batch)
-        for merger, tile in zip(owners, restored, strict=False):
-            merger.add(tile)
+        start = 0
+        while start < len(owners):
+            count = min(self._batch, len(owners) - start)
+            try:
+                restored = self._call(self._filled(batch, start, count))
+            except MemoryError:
+                if self._batch == 1:
+                    raise
+                self._batch = -(-self._batch // 2)
+                continue
+            for merger, tile in zip(owners[start : start + count], restored, strict=False):
+                merger.add(tile)
+            start += count
         owners.clear()
+
+    def _filled(self, batch: np.ndarray, start: int, count: int) -> np.ndarray:
+        """Return `count` tiles from `start` on, filled up to what a call takes."""
+        part = batch[start : start + self._batch]
+        if len(part) < self._batch:
+            part = np.zeros((self._batch, *batch.shape[1:]), batch.dtype)
+            part[:count] = batch[start : start + count]
+        return part
 
 
 def compiled(generator: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Return the generator as a function of (B, H, W, 3) float32 arrays, without dropout.
 
-    It is traced once for each shape.
+    It is traced once for each shape. It raises MemoryError where the device has not enough.
     """
     import tensorflow as tf
 
     graph = tf.function(lambda batch: generator(batch, training=False))
 
     def call(batch: np.ndarray) -> np.ndarray:
-        restored: np.ndarray = graph(tf.constant(batch)).numpy()
+        try:
+            restored: np.ndarray = graph(tf.constant(batch)).numpy()
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(f"no memory for {len(batch)} tiles a call") from error
         return restored
 
     return call

@@ -30,6 +30,8 @@ JOBS = {
     "Example: `deblur restore deblur-demo/blurred my-restored --model my-run/model`",
     "evaluate": "Measure models and classical methods on test pairs, and write a report.\n\n"
     "Example: `deblur evaluate my-pairs my-report --model my-run/model`",
+    "ledger": "Summarise what became of the photos of a restored bucket.\n\n"
+    "Example: `deblur ledger my-restored --csv my-restored.csv`",
     "models": "Say what a model's card says.\n\nExample: `deblur models my-run/model`",
     "submit": "Run a job on another cluster, through Ray's Jobs API.\n\n"
     "Example: `deblur submit --address http://head:8265 -- restore s3://in s3://out --model s3://models/box14`",

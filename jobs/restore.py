@@ -10,40 +10,29 @@ same place.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import ledger, models, places365
-from deblur.errors import UsageError
+from deblur import ledger, models, photo
+from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.restorer import TILE_BATCH
 from deblur.storage import Entry, Store, open_store
+from jobs import restore_plan
+from jobs.restore_estimate import estimate
+from jobs.restore_report import Pages, account
+from jobs.restore_stages import Treatment
 from jobs.runtime import Cluster, Progress, cluster, note, warn
 
-# Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
-# out of sight.
-EXTENSIONS = places365.PHOTO_EXTENSIONS | {
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jp2",
-    ".jxl",
-}
-
-_CHUNK_PHOTOS = 32  # a task's worth of fetching: small photos come in groups,
-_CHUNK_BYTES = 32 << 20  # large ones alone
 # of a task or an actor whose process died; an error of one photo is a row, and is never retried
 _RETRIES = 3
+# A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
+_BLOCK_BYTES = 1 << 20
 
 
 @Parameter(name="*")
@@ -61,9 +50,25 @@ class Options:
     limit: int | None = None
     "Restore at most so many photos, the first ones by name."
     dry_run: bool = False
-    "Say what would be done, and do nothing."
+    "Say what would be done and about how long it would take, and do nothing."
     retry_failed: bool = False
     "Try again what failed before."
+    format: str = "keep"
+    "Write all photos as jpeg, png, webp, tiff, ...; `keep` is each photo's own format."
+    quality: int | None = None
+    "Quality of JPEG, WebP and the like, 1 to 100; else that of each photo."
+    suffix: str = ""
+    "What to add to the names: with `-sharp`, trip/a.jpg becomes trip/a-sharp.jpg."
+    skip_sharp: float | None = None
+    "Skip photos that are sharper than this, 0 to 1: blurred ones have 0.2 to 0.5, sharp ones 0.6 to 0.8."
+    copy_skipped: bool = False
+    "Copy skipped photos unchanged; else they are left out."
+    max_megapixels: float = photo.MAX_MEGAPIXELS
+    "Fail photos that claim to have more, before they are decoded."
+    no_guard: bool = False
+    "Write also what the output guard takes for a mosaic or a shift of colours."
+    allow_overlap: bool = False
+    "Allow SOURCE and DESTINATION to lie in one another; where they are the same, originals are replaced."
     precision: str = "auto"
     "bfloat16, float32, or auto: bfloat16 where the hardware has it."
     gpu: bool = False
@@ -77,25 +82,24 @@ def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
     _check(options)
     source, destination = open_store(options.source), open_store(options.destination)
-    _refuse_overlap(source, destination)
+    if not options.allow_overlap:
+        restore_plan.refuse_overlap(source, destination)
     card = models.read_card(options.model)
-    shape = network(card.network)
-    settings = {"precision": options.precision, "tile": shape.tile_px, "overlap": shape.overlap_px}
-    settings_id = ledger.settings_id(settings | {"batch": TILE_BATCH})
+    settings = _settings(options, card)
+    treatment = _treatment(options, card.model_id, ledger.settings_id(settings))
 
     note(f"listing {source.uri}")
-    inventory, others = _inventory(source)
-    done = ledger.done(
+    plan = restore_plan.plan(
+        source,
         destination,
-        model_id=card.model_id,
-        settings_id=settings_id,
+        treatment,
+        limit=options.limit,
         retry_failed=options.retry_failed,
+        probe=not options.dry_run,
     )
-    todo = sorted(ledger.remaining(inventory, done), key=lambda entry: entry.key)[: options.limit]
-    size_bytes = sum(entry.size_bytes for entry in todo)
     note(
-        f"{len(inventory)} photos ({others} other files are left alone); "
-        f"{len(todo)} to restore now, {size_bytes / 1e6:.1f} MB"
+        f"{len(plan.inventory)} photos ({plan.others} other files are left alone); "
+        f"{len(plan.todo)} to restore now, {plan.todo.size_bytes / 1e6:.1f} MB"
     )
     summary: dict[str, Any] = {
         "job": "restore",
@@ -103,64 +107,68 @@ def run(options: Options) -> dict[str, Any]:
         "destination": destination.uri,
         "model": card.name,
         "model_id": card.model_id,
-        "photos": len(inventory),
+        "photos": len(plan.inventory),
     }
     if options.dry_run:
-        return summary | {"dry_run": True, "to_restore": len(todo), "bytes": size_bytes}
+        return summary | {"dry_run": True} | estimate(source, destination, plan, card.model_id)
+    if not plan.todo and not plan.refused:
+        return summary | account(plan, [], 0.0)
 
     started = time.perf_counter()
-    outcomes: list[dict[str, Any]] = []
-    if todo:
-        destination.make_ready()
-        with cluster(options.cluster), Progress("restore", len(todo), "photos") as progress:
-            for outcome in _restore(todo, source, destination, options, card.model_id, settings_id):
+    destination.make_ready()
+    outcomes = restore_plan.write_refused(destination, treatment, plan)
+    with cluster(options.cluster):
+        with Progress("restore", len(plan.todo), "photos") as progress:
+            for outcome in _restore(plan.todo, source, destination, options, treatment):
                 outcomes.append(outcome)
                 progress.advance()
-    return summary | _account(inventory, done, outcomes, time.perf_counter() - started)
+        _warn_of_memory(outcomes)
+        summary |= account(plan, outcomes, time.perf_counter() - started)
+        _compact(destination)
+        page = Pages(source, destination, card, settings).write(plan, outcomes, summary)
+    return summary | ({"report": page} if page else {})
 
 
-# === Plan ===
+def _compact(destination: Store) -> None:
+    """Keep the ledger quick to read. Nothing is lost where that fails."""
+    try:
+        ledger.compact(destination)
+    except (OSError, DeblurError) as error:
+        warn(f"the ledger's parts could not be merged: {error}")
 
 
-def _inventory(source: Store) -> tuple[list[Entry], int]:
-    """Return the photos of SOURCE, and how many files there are besides."""
-    found, others = [], 0
-    for entry in source.list():
-        if entry.key.startswith("_deblur/"):
-            continue
-        if os.path.splitext(entry.key)[1].lower() in EXTENSIONS:
-            found.append(entry)
-        else:
-            others += 1
-    if not found:
-        raise UsageError(
-            f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}"
-        )
-    return found, others
+def _settings(options: Options, card: models.Card) -> dict[str, Any]:
+    """Return everything besides the model that the outputs' names and bytes depend on."""
+    shape = network(card.network)
+    settings = {
+        "precision": options.precision,
+        "tile": shape.tile_px,
+        "overlap": shape.overlap_px,
+        "ramp": "half of the overlap",
+        "batch": TILE_BATCH,
+    }
+    chosen = {
+        "format": None if options.format == "keep" else options.format,
+        "quality": options.quality,
+        "suffix": options.suffix or None,
+        "skip_sharp": options.skip_sharp,
+        "copy_skipped": options.copy_skipped if options.skip_sharp is not None else None,
+    }
+    return settings | {name: value for name, value in chosen.items() if value is not None}
 
 
-def _refuse_overlap(source: Store, destination: Store) -> None:
-    inner, outer = destination.uri.rstrip("/") + "/", source.uri.rstrip("/") + "/"
-    if inner.startswith(outer) or outer.startswith(inner):
-        raise UsageError(
-            f"SOURCE {source.uri} and DESTINATION {destination.uri} lie in one another: "
-            "restored photos would be taken for "
-            "new ones, or replace their originals; give a DESTINATION elsewhere"
-        )
-
-
-def chunks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Yield groups of photos that one task fetches."""
-    group: list[Entry] = []
-    size_bytes = 0
-    for entry in entries:
-        if group and (len(group) == _CHUNK_PHOTOS or size_bytes + entry.size_bytes > _CHUNK_BYTES):
-            yield group
-            group, size_bytes = [], 0
-        group.append(entry)
-        size_bytes += entry.size_bytes
-    if group:
-        yield group
+def _treatment(options: Options, model_id: str, settings_id: str) -> Treatment:
+    return Treatment(
+        model_id,
+        settings_id,
+        format=photo.FORMATS.get(f".{options.format}".lower()),
+        quality=options.quality,
+        suffix=options.suffix,
+        skip_sharp=options.skip_sharp,
+        copy_skipped=options.copy_skipped,
+        guard=not options.no_guard,
+        max_megapixels=options.max_megapixels,
+    )
 
 
 # === Map ===
@@ -171,13 +179,13 @@ def _restore(
     source: Store,
     destination: Store,
     options: Options,
-    model_id: str,
-    settings_id: str,
+    treatment: Treatment,
 ) -> Iterator[dict[str, Any]]:
+    if not todo:
+        return
     import ray
     from ray.util.annotations import RayDeprecationWarning
 
-    groups = [{"chunk": chunk} for chunk in chunks(todo)]
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     actors = options.actors or int(resources.get("GPU", 0) if options.gpu else nodes)
@@ -187,80 +195,56 @@ def _restore(
         # Bounds on retries have no named parameters in the Ray that we pin, and its default is to
         # retry for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _pipeline(groups, source, destination, options, actors, model_id, settings_id)
+        dataset = _pipeline(todo, source, destination, options, actors, treatment)
     yield from dataset.iter_rows()
 
 
 def _pipeline(
-    groups: list[dict[str, Any]],
+    todo: Sequence[Entry],
     source: Store,
     destination: Store,
     options: Options,
     actors: int,
-    model_id: str,
-    settings_id: str,
+    treatment: Treatment,
 ) -> Any:
     import ray.data
 
     from jobs.restore_stages import Deliver, Fetch, Restore
 
+    groups = [{"chunk": chunk} for chunk in restore_plan.chunks(todo)]
+    in_place = source.uri == destination.uri or options.allow_overlap
+    restored = restore_plan.restored_in_place(destination) if in_place else frozenset()
     retries = {"max_retries": _RETRIES}
-    return (
-        ray.data.from_items(groups, override_num_blocks=len(groups))
-        .map_batches(Fetch(source), batch_size=1, num_cpus=0.5, **retries)
-        .map_batches(
-            Restore,
-            fn_constructor_args=(options.model, options.precision),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
-            batch_size=1,
-            num_cpus=0.5,  # leaves room for the other stages even where there is one core
-            num_gpus=1 if options.gpu else None,
-            max_restarts=_RETRIES,
-            max_task_retries=_RETRIES,
+    whole = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 0.5}
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = _BLOCK_BYTES
+    with ray.data.DataContext.current(context):
+        return (
+            ray.data.from_items(groups, override_num_blocks=len(groups))
+            .map_batches(Fetch(source, treatment, restored), batch_size=1, num_cpus=0.5, **retries)
+            .map_batches(
+                Restore,
+                fn_constructor_args=(open_store(options.model).uri, options.precision),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
+                num_gpus=1 if options.gpu else None,
+                max_restarts=_RETRIES,
+                max_task_retries=_RETRIES,
+                **whole,  # half a core leaves room for the other stages even where there is one
+            )
+            .map_batches(Deliver(destination, treatment), **whole, **retries)
         )
-        .map_batches(
-            Deliver(destination, model_id, settings_id), batch_size=1, num_cpus=0.5, **retries
-        )
-    )
 
 
 # === Account ===
 
 
-def _account(
-    inventory: Sequence[Entry],
-    done: Mapping[str, tuple[str, str]],
-    outcomes: Sequence[Mapping[str, Any]],
-    seconds: float,
-) -> dict[str, Any]:
-    """Return the state of the whole inventory, and what this run has added to it."""
-    status = {
-        entry.key: done[entry.key][1]
-        for entry in inventory
-        if done.get(entry.key, ("",))[0] == entry.etag
-    }
-    status |= {outcome["key"]: outcome["status"] for outcome in outcomes}
-    tally = {name: list(status.values()).count(name) for name in ("restored", "skipped", "failed")}
-    failures = {
-        outcome["key"]: outcome["reason"] for outcome in outcomes if outcome["status"] == "failed"
-    }
-    for key, why in list(failures.items())[:10]:
-        warn(f"{key}: {why}")
-    if len(failures) > 10:
-        warn(f"and {len(failures) - 10} more failures; they are in {ledger.FOLDER}")
-    if earlier := tally["failed"] - len(failures):
-        warn(f"{earlier} photos failed in an earlier run; --retry-failed tries them again")
-    megapixels = sum(outcome["megapixels"] for outcome in outcomes)
-    return {
-        **tally,
-        "not_done": len(inventory) - sum(tally.values()),
-        "this_run": {
-            "restored": sum(outcome["status"] == "restored" for outcome in outcomes),
-            "failed": len(failures),
-            "megapixels": round(megapixels, 2),
-            "seconds": round(seconds, 1),
-        },
-    }
+def _warn_of_memory(outcomes: Sequence[dict[str, Any]]) -> None:
+    fewest = min((outcome["tile_batch"] or TILE_BATCH for outcome in outcomes), default=TILE_BATCH)
+    if fewest < TILE_BATCH:
+        warn(
+            f"the model had memory for {fewest} tiles a call, not {TILE_BATCH}: some pixels may be "
+            "rounded otherwise"
+        )
 
 
 def _check(options: Options) -> None:
@@ -270,3 +254,16 @@ def _check(options: Options) -> None:
         raise UsageError(f"--actors {options.actors}: expected 1 or more")
     if options.precision not in {"auto", "bfloat16", "float32"}:
         raise UsageError(f"--precision {options.precision!r}: expected auto, bfloat16 or float32")
+    if options.format != "keep" and f".{options.format}".lower() not in photo.FORMATS:
+        known = sorted({name.lower() for name in photo.FORMATS.values()})
+        raise UsageError(f"--format {options.format!r}: expected keep, {', '.join(known)}")
+    if options.quality is not None and not 1 <= options.quality <= 100:
+        raise UsageError(f"--quality {options.quality}: expected 1 to 100")
+    if "/" in options.suffix or not options.suffix.isprintable():
+        raise UsageError(f"--suffix {options.suffix!r}: expected a part of a file's name")
+    if options.skip_sharp is not None and not 0 <= options.skip_sharp <= 1:
+        raise UsageError(f"--skip-sharp {options.skip_sharp}: expected 0 to 1")
+    if options.copy_skipped and options.skip_sharp is None:
+        raise UsageError("--copy-skipped copies what --skip-sharp skips: give that, too")
+    if not options.max_megapixels > 0:
+        raise UsageError(f"--max-megapixels {options.max_megapixels}: expected more than 0")

@@ -1,96 +1,139 @@
 """The stages that a photo passes on its way through `deblur restore`: fetch, restore, deliver.
 
-Each is an object that Ray Data calls with a batch of packs, lists of a few photos.
+Each is an object that Ray Data calls with a table of packs, which are lists of a few photos.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from deblur import ledger, metrics, models, photo
+from deblur import guards, keys, ledger, metrics, models, photo
 from deblur.errors import PhotoError
 from deblur.storage import Entry, Store, reason
+from jobs.restore_packs import Item, from_table, packs, to_table
 
-# What passes from stage to stage: 24 MB of pixels, or a single larger photo.
-_PACK_PIXELS = 8_000_000
 _FETCH_THREADS = 8
+# Twice what a JPEG can have. The merging of a photo holds 3 kB for each pixel of its width.
+_MAX_SIDE_PX = 131_072
 
 
 @dataclass(frozen=True)
-class Item:
-    """One photo on its way: first decoded, then restored, or failed with a reason."""
+class Treatment:
+    """What is done with every photo, apart from the model's work.
 
-    entry: Entry
-    photo: photo.Photo | None = None
-    reason: str | None = None
-    sharpness: float | None = None
-    seconds: float = 0.0
+    Attributes:
+        model_id, settings_id: what the ledger says that a photo was restored with.
+        format: Pillow's name of the format that all are written in; None keeps each photo's.
+        quality: of JPEG, WebP and the like, 1 to 100; None keeps each photo's.
+        suffix: what is added to the names.
+        skip_sharp: sharpness above which photos are skipped; None restores all.
+        copy_skipped: whether those are copied, byte for byte.
+        guard: whether outputs unlike their photos fail.
+        max_megapixels: above which photos fail.
+    """
+
+    model_id: str
+    settings_id: str
+    format: str | None = None
+    quality: int | None = None
+    suffix: str = ""
+    skip_sharp: float | None = None
+    copy_skipped: bool = False
+    guard: bool = True
+    max_megapixels: float = photo.MAX_MEGAPIXELS
+
+    def output_key(self, key: str) -> str:
+        """Return where the output goes. An extension that names the format already stays."""
+        extension = None
+        if self.format is not None and _format_of(key) != self.format:
+            extension = photo.extension(photo.Photo(_NO_PIXELS, format=self.format))
+        return keys.output_key(key, extension, self.suffix)
+
+    def copy_key(self, key: str) -> str:
+        """Return where the copy of a skipped photo goes: its format is what it was."""
+        return keys.output_key(key, None, self.suffix)
+
+    def written(self, result: photo.Photo, key: str) -> photo.Photo:
+        """Return the photo as it is to be encoded, so that the name of its output tells the truth.
+
+        Raises:
+            PhotoError: if it is of another format than its name says, of which we write none.
+        """
+        if self.format is None:
+            if _format_of(key) is None:
+                raise PhotoError(
+                    f"is {result.format}, other than its name says; --format writes it"
+                )
+            result = photo.named(result, key)
+        return photo.converted(result, self.format, self.quality)
+
+
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
+
+def _format_of(key: str) -> str | None:
+    """Return the format that a name stands for."""
+    return photo.FORMATS.get(os.path.splitext(key)[1].lower())
 
 
 class Fetch:
     """Reads and decodes the photos of a chunk, and passes them on in packs of bounded size."""
 
-    def __init__(self, source: Store) -> None:
-        self._source = source
+    def __init__(
+        self, source: Store, treatment: Treatment, restored: frozenset[str] = frozenset()
+    ) -> None:
+        """Take the store, and the SHA-256 of files there that were restored in place before."""
+        self._source, self._treatment, self._restored = source, treatment, restored
 
-    def __call__(
-        self, batch: Mapping[str, Sequence[Sequence[Entry]]]
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def __call__(self, batch: dict[str, Sequence[Sequence[Entry]]]) -> Iterator[pa.Table]:
         """Yield packs: lists of items."""
         for chunk in batch["chunk"]:
-            for pack in packs(self._decoded(chunk)):
-                yield {"pack": _column(pack)}
+            for pack in packs(self._items(chunk)):
+                yield to_table(pack)
 
-    def _decoded(self, chunk: Sequence[Entry]) -> Iterator[Item]:
+    def _items(self, chunk: Sequence[Entry]) -> Iterator[Item]:
         # Reads run ahead by threads, in order; what is decoded is passed on at once.
         with ThreadPoolExecutor(_FETCH_THREADS) as threads:
             for entry, data in zip(chunk, threads.map(self._read, chunk), strict=True):
                 started = time.perf_counter()
                 try:
-                    if isinstance(data, OSError):
-                        raise PhotoError(f"cannot be read: {reason(data)}")
-                    decoded = photo.named(photo.decode(data), entry.key)
-                    sharpness = metrics.sharpness(decoded.pixels)
-                    yield Item(
-                        entry, decoded, sharpness=sharpness, seconds=time.perf_counter() - started
-                    )
+                    item = self._item(entry, data)
                 except PhotoError as error:
-                    yield Item(entry, reason=str(error), seconds=time.perf_counter() - started)
+                    item = Item(entry, reason=str(error))
+                yield replace(item, seconds=time.perf_counter() - started)
+
+    def _item(self, entry: Entry, data: bytes | OSError) -> Item:
+        treatment = self._treatment
+        if isinstance(data, OSError):
+            raise PhotoError(f"cannot be read: {reason(data)}")
+        if self._restored and hashlib.sha256(data).hexdigest() in self._restored:
+            return Item(entry, skipped=True, reason="was restored in place before")
+        decoded = photo.decode(data, max_megapixels=treatment.max_megapixels)
+        if max(decoded.width, decoded.height) > _MAX_SIDE_PX:
+            size = f"{decoded.width}x{decoded.height}"
+            raise PhotoError(f"{size}: sides of more than {_MAX_SIDE_PX} pixels are not supported")
+        sharpness = metrics.sharpness(decoded.pixels)
+        if treatment.skip_sharp is not None and sharpness > treatment.skip_sharp:
+            why = f"is sharp already: {sharpness:.3f} is above {treatment.skip_sharp:g}"
+            copy = data if treatment.copy_skipped else None
+            return Item(entry, skipped=True, reason=why, copy=copy, sharpness=sharpness)
+        looks = guards.strong_blur(decoded.pixels) if treatment.guard else None
+        return Item(entry, decoded, looks=looks, sharpness=sharpness)
 
     def _read(self, entry: Entry) -> bytes | OSError:
         try:
-            return self._source.read(entry.key)
+            return self._source.read(entry.key, entry.etag)
         except OSError as error:
             return error
-
-
-def packs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield lists of items: enough pixels to fill tile batches, not enough to fill memory."""
-    pack: list[Item] = []
-    pixels = 0
-    for item in items:
-        pack.append(item)
-        pixels += item.photo.width * item.photo.height if item.photo else 0
-        if pixels >= _PACK_PIXELS:
-            yield pack
-            pack, pixels = [], 0
-    if pack:
-        yield pack
-
-
-def _column(*values: Any) -> np.ndarray:
-    """Return a column of Python objects; a plain list of lists would be taken for a matrix."""
-    column = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        column[index] = value
-    return column
 
 
 class Restore:
@@ -107,84 +150,104 @@ class Restore:
         dtype_policy = policy(precision)
         self._restorer = Restorer(models.load(model, dtype_policy), dtype_policy)
 
-    def __call__(self, batch: Mapping[str, Sequence[Sequence[Item]]]) -> dict[str, np.ndarray]:
-        """Return the packs with restored photos."""
-        return {"pack": _column(*map(self._pack, batch["pack"]))}
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Yield the packs with restored photos."""
+        for pack in from_table(batch):
+            yield to_table(self._pack(pack))
 
     def _pack(self, pack: Sequence[Item]) -> list[Item]:
         started = time.perf_counter()
         whole = [item for item in pack if item.photo is not None]
-        restored = self._restorer.restore(item.photo.pixels for item in whole if item.photo)
-        results = dict(zip((item.entry.key for item in whole), restored, strict=True))
-        pixels = sum(result.shape[0] * result.shape[1] for result in results.values())
+        try:
+            restored = list(
+                self._restorer.restore(item.photo.pixels for item in whole if item.photo)
+            )
+        except MemoryError as error:
+            why = f"the model has not enough memory: {reason(error)}"
+            return [replace(item, photo=None, reason=item.reason or why) for item in pack]
         elapsed = time.perf_counter() - started
-        out = []
-        for item in pack:
-            if item.photo is not None:
-                share = item.photo.width * item.photo.height / pixels
-                item = replace(
-                    item,
-                    photo=item.photo.with_pixels(results[item.entry.key]),
-                    seconds=item.seconds + elapsed * share,
-                )
-            out.append(item)
-        return out
+        share = elapsed / max(sum(item.pixels for item in whole), 1)
+        results = iter(restored)
+        return [
+            item
+            if item.photo is None
+            else replace(
+                item,
+                photo=item.photo.with_pixels(next(results)),
+                tile_batch=self._restorer.tile_batch,
+                seconds=item.seconds + share * item.pixels,
+            )
+            for item in pack
+        ]
 
 
 class Deliver:
     """Encodes and puts the photos of a pack, then writes what became of them into the ledger."""
 
-    def __init__(self, destination: Store, model_id: str, settings_id: str) -> None:
-        self._destination = destination
-        self._model_id, self._settings_id = model_id, settings_id
+    def __init__(self, destination: Store, treatment: Treatment) -> None:
+        self._destination, self._treatment = destination, treatment
 
-    def __call__(self, batch: Mapping[str, Sequence[Sequence[Item]]]) -> dict[str, list[Any]]:
+    def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
         """Return a row about each photo, for the driver."""
-        rows = []
-        for pack in batch["pack"]:
+        outcomes = []
+        for pack in from_table(batch):
             with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-                part = list(threads.map(self._deliver, pack))
-            ledger.write(self._destination, part)
-            rows += part
-        return {
-            "key": [row.key for row in rows],
-            "status": [row.status for row in rows],
-            "reason": [row.reason or "" for row in rows],
-            "megapixels": [(row.width or 0) * (row.height or 0) / 1e6 for row in rows],
-        }
+                rows = list(threads.map(self._deliver, pack))
+            ledger.write(self._destination, rows)
+            outcomes += [
+                outcome(row, item.tile_batch) for row, item in zip(rows, pack, strict=True)
+            ]
+        return {name: [each[name] for each in outcomes] for name in outcomes[0]} if outcomes else {}
 
     def _deliver(self, item: Item) -> ledger.Row:
-        entry = item.entry
         row = ledger.Row(
-            entry.key,
-            entry.etag,
-            entry.size_bytes,
-            self._model_id,
-            self._settings_id,
-            status="failed",
+            item.entry.key,
+            item.entry.etag,
+            item.entry.size_bytes,
+            self._treatment.model_id,
+            self._treatment.settings_id,
+            status="skipped" if item.skipped else "failed",
             reason=item.reason,
+            sharpness_before=item.sharpness,
+            seconds=item.seconds,
         )
-        if item.photo is None:
-            return replace(row, seconds=item.seconds)
         started = time.perf_counter()
         try:
-            data = photo.encode(item.photo)
-            self._destination.put(entry.key, data)
+            if item.copy is not None:
+                return self._put(row, self._treatment.copy_key(row.key), item.copy)
+            if item.photo is None:
+                return row
+            row = self._restored(row, item, item.photo)
         except (PhotoError, OSError) as error:
-            why = (
-                str(error)
-                if isinstance(error, PhotoError)
-                else f"cannot be written: {reason(error)}"
-            )
-            return replace(row, reason=why, seconds=item.seconds)
-        return replace(
-            row,
-            status="restored",
-            output_key=entry.key,
-            output_sha256=hashlib.sha256(data).hexdigest(),
-            width=item.photo.width,
-            height=item.photo.height,
-            sharpness_before=item.sharpness,
-            sharpness_after=metrics.sharpness(item.photo.pixels),
-            seconds=item.seconds + time.perf_counter() - started,
-        )
+            refused = isinstance(error, PhotoError)
+            why = str(error) if refused else f"cannot be written: {reason(error)}"
+            return replace(row, status="failed", reason=why)
+        return replace(row, seconds=item.seconds + time.perf_counter() - started)
+
+    def _restored(self, row: ledger.Row, item: Item, result: photo.Photo) -> ledger.Row:
+        row = replace(row, width=result.width, height=result.height)
+        if item.looks is not None:
+            why = guards.objection(item.looks, guards.strong_blur(result.pixels))
+            if why:
+                raise PhotoError(f"{why}; --no-guard --retry-failed writes it all the same")
+        data = photo.encode(self._treatment.written(result, row.key))
+        row = self._put(row, self._treatment.output_key(row.key), data)
+        sharpness = metrics.sharpness(result.pixels)
+        return replace(row, status="restored", sharpness_after=sharpness)
+
+    def _put(self, row: ledger.Row, key: str, data: bytes) -> ledger.Row:
+        self._destination.put(key, data)
+        return replace(row, output_key=key, output_sha256=hashlib.sha256(data).hexdigest())
+
+
+def outcome(row: ledger.Row, tile_batch: int = 0) -> dict[str, Any]:
+    """Return what the driver is told about a photo."""
+    restored = row.status == "restored"
+    return {
+        "key": row.key,
+        "status": row.status,
+        "reason": row.reason or "",
+        "output_key": row.output_key or "",
+        "megapixels": (row.width or 0) * (row.height or 0) / 1e6 if restored else 0.0,
+        "tile_batch": tile_batch,
+    }

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import stores
+
 # Before anything reads them, and for all processes that tests start: no credentials, no endpoint
 # and no profile of whoever runs the tests.
 for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -68,7 +70,17 @@ def photos() -> Photos:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
+def credentials() -> Iterator[None]:
+    """Have the credentials of both S3 stores in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3(credentials: None) -> Iterator[str]:
     """Run an S3 store and return its endpoint, which the environment names from here on."""
     from moto.server import ThreadedMotoServer
 
@@ -78,11 +90,33 @@ def s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def seaweed(
+    credentials: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[stores.SeaweedFS]:
+    """Run SeaweedFS, a real object store. Tests name its endpoint themselves."""
+    if why := stores.why_no_seaweedfs():
+        pytest.skip(why)
+    server = stores.SeaweedFS(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def fresh_clients() -> Iterator[None]:
+    """Let a test change the environment that clients of S3 are made from."""
+    from deblur.storage import s3
+
+    s3._client.cache_clear()
+    yield
+    s3._client.cache_clear()
 
 
 _numbers = itertools.count()

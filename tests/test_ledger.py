@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import itertools
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from deblur import ledger
+from deblur import history, ledger
+from deblur.entries import Entries
 from deblur.errors import UsageError
 from deblur.ledger import Row
 from deblur.storage import Entry, Store, open_store
@@ -49,8 +56,26 @@ def row(key: str, etag: str = "e1", **values: Any) -> Row:
     )
 
 
-def done(store: Store, model: str = "m", settings: str = "s", **options: Any) -> dict[str, Any]:
-    return ledger.done(store, model_id=model, settings_id=settings, **options)
+def planned(
+    store: Store, *inventory: Entry, model: str = "m", settings: str = "s", **options: Any
+) -> tuple[str, dict[str, int]]:
+    """Return the keys that are to do, in one word, and what has been dealt with."""
+    plan = ledger.plan(store, inventory, model_id=model, settings_id=settings, **options)
+    assert plan.photos == len(inventory)
+    return "".join(entry.key for entry in plan.todo), dict(plan.before)
+
+
+def done(store: Store) -> dict[str, tuple[str, str]]:
+    """Return key -> (ETag, status) of the rows that count."""
+    return {
+        row["key"]: (row["source_etag"], row["status"])
+        for table in ledger.current(store, ["key", "source_etag", "status"])
+        for row in table.to_pylist()
+    }
+
+
+def entries(keys: str, etag: str = "e1") -> list[Entry]:
+    return [Entry(key, 1, etag) for key in keys]
 
 
 def test_the_columns_are_the_contract_and_the_row() -> None:
@@ -79,39 +104,37 @@ def test_a_part_keeps_all_that_a_row_says(store: Store) -> None:
 
 def test_a_place_without_a_ledger(store: Store) -> None:
     assert list(ledger.read(store)) == []
-    assert done(store) == {}
-    assert done(store / "not/there/yet") == {}
+    assert planned(store, *entries("ba")) == ("ab", {})
+    assert planned(store / "not/there/yet", *entries("a")) == ("a", {})
 
 
 def test_what_is_done_is_not_done_again(store: Store) -> None:
-    inventory = [Entry("a", 1, "e1"), Entry("b", 1, "e1"), Entry("c", 1, "e1"), Entry("d", 1, "e1")]
     ledger.write(
         store,
-        [row("a"), row("b", "e0"), row("c", status="failed", reason="x"), row("gone")],
+        [row("a"), row("b", "e0"), row("c", status="failed", reason="x"), row("g")],
     )
-    left = [entry.key for entry in ledger.remaining(inventory, done(store))]
-    assert left == ["b", "d"], "b has changed since, d is new"
-    left = [entry.key for entry in ledger.remaining(inventory, done(store, retry_failed=True))]
-    assert left == ["b", "c", "d"]
-    assert list(ledger.remaining(inventory, {})) == inventory
+    # b has changed since, d is new, g is gone.
+    assert planned(store, *entries("abcd")) == ("bd", {"restored": 1, "failed": 1})
+    assert planned(store, *entries("abcd"), retry_failed=True) == ("bcd", {"restored": 1})
 
 
 def test_another_model_or_setting_does_it_anew(store: Store) -> None:
     ledger.write(store, [row("a"), row("b", status="skipped")])
-    assert done(store) == {"a": ("e1", "restored"), "b": ("e1", "skipped")}
-    assert done(store, model="m2") == {}
-    assert done(store, settings="s2") == {}
+    assert planned(store, *entries("ab")) == ("", {"restored": 1, "skipped": 1})
+    assert planned(store, *entries("ab"), model="m2") == ("ab", {})
+    assert planned(store, *entries("ab"), settings="s2") == ("ab", {})
     # m2 has replaced the output of a, so m has to do it again.
     ledger.write(store, [row("a", model_id="m2")])
-    assert done(store) == {"b": ("e1", "skipped")}
-    assert done(store, model="m2") == {"a": ("e1", "restored")}
+    assert planned(store, *entries("ab")) == ("a", {"skipped": 1})
+    assert planned(store, *entries("ab"), model="m2") == ("b", {"restored": 1})
 
 
 def test_the_later_row_counts(store: Store) -> None:
     ledger.write(store, [row("a", status="failed", reason="x"), row("b")])
     ledger.write(store, [row("a", "e2"), row("b", status="failed", reason="y")])
-    assert done(store) == {"a": ("e2", "restored"), "b": ("e1", "failed")}
-    assert done(store, retry_failed=True) == {"a": ("e2", "restored")}
+    inventory = [Entry("a", 1, "e2"), Entry("b", 1, "e1")]
+    assert planned(store, *inventory) == ("", {"restored": 1, "failed": 1})
+    assert planned(store, *inventory, retry_failed=True) == ("b", {"restored": 1})
 
 
 def test_parts_never_replace_each_other(store: Store) -> None:
@@ -148,3 +171,300 @@ def test_the_settings_id_knows_names_and_values_and_no_order() -> None:
         {"policy": 256, "tile": "float32"},
     ]
     assert len({one, *map(ledger.settings_id, others)}) == 4
+
+
+# === The plan is that of a naive ledger, whatever has been merged ===
+
+
+class Memory(Store):
+    """A dict. It may be made to fail after so many deletions, as a killed process does."""
+
+    uri = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.deletions: int | None = None
+        self._lock = threading.Lock()
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        for key in sorted(self.objects):
+            if key.startswith(f"{prefix}/"):
+                yield Entry(key, len(self.objects[key]), "")
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self.objects[key]
+        except KeyError:
+            raise FileNotFoundError(2, "no such object", key) from None
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self.objects[key] = bytes(data)
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            if self.deletions is not None:
+                if not self.deletions:
+                    raise OSError(5, "killed")
+                self.deletions -= 1
+            self.objects.pop(key, None)
+
+    def arrow(self) -> Any:
+        raise NotImplementedError
+
+    def __truediv__(self, prefix: str) -> Store:
+        raise NotImplementedError
+
+
+KEYS = ["a", "a/b.jpg", "é\n", 'z,"', "<script>"]
+MODELS, SETTINGS, ETAGS = ["m", "n"], ["s", "t"], ["e1", "e2"]
+EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
+
+rows = st.builds(
+    Row,
+    key=st.sampled_from(KEYS),
+    source_etag=st.sampled_from(ETAGS),
+    source_bytes=st.just(1),
+    model_id=st.sampled_from(MODELS),
+    settings_id=st.sampled_from(SETTINGS),
+    status=st.sampled_from(["restored", "skipped", "failed"]),
+    reason=st.none() | st.text(max_size=3),
+    # Also clocks that go back, and rows of the same moment.
+    finished_at=st.none() | st.integers(0, 3).map(lambda s: EPOCH + timedelta(seconds=s)),
+)
+histories = st.lists(
+    st.lists(rows, max_size=4)
+    | st.just("merge")
+    | st.integers(0, 3).map(lambda deletions: ("killed after so many deletions", deletions)),
+    max_size=12,
+)
+inventories = st.lists(
+    st.builds(Entry, st.sampled_from(KEYS), st.integers(0, 9), st.sampled_from(ETAGS)),
+    unique_by=lambda entry: entry.key,
+)
+
+
+class Naive:
+    """The latest row of each key, in a dict."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def add(self, rows: list[Row], now: datetime) -> None:
+        for new in rows:
+            new = dataclasses.replace(new, finished_at=new.finished_at or now)
+            old = self.rows.get(new.key)
+            if old is None or old.finished_at <= new.finished_at:
+                self.rows[new.key] = new
+
+    def plan(
+        self, inventory: list[Entry], model: str, settings: str, retry: bool
+    ) -> tuple[int, Counter[str], list[Entry]]:
+        before, todo = Counter(), []
+        for entry in sorted(inventory, key=lambda entry: entry.key):
+            row = self.rows.get(entry.key)
+            if (
+                row is not None
+                and (row.source_etag, row.model_id, row.settings_id)
+                == (entry.etag, model, settings)
+                and not (retry and row.status == "failed")
+            ):
+                before[row.status] += 1
+            else:
+                todo.append(entry)
+        return len(inventory), before, todo
+
+
+@settings(max_examples=60)
+@given(histories, inventories, st.integers(1, 8))
+def test_the_plan_is_that_of_a_naive_ledger_whatever_is_merged(
+    history_: list[Any], inventory: list[Entry], fold_rows: int
+) -> None:
+    store, naive = Memory(), Naive()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "_FOLD_ROWS", fold_rows)
+        patch.setattr(history, "BATCH_ROWS", 2)
+        for number, event in enumerate(history_):
+            if isinstance(event, list):
+                name = ledger.write(store, event)
+                naive.add(
+                    event,
+                    datetime.strptime(
+                        name.rpartition("/")[2].partition("-")[0], "%Y%m%dT%H%M%S.%fZ"
+                    ).replace(tzinfo=UTC),
+                )
+            elif event == "merge":
+                before = ledger.parts(store)
+                replaced = ledger.compact(store, more_than=1)
+                assert replaced == (len(before) if len(before) > 1 else 0)
+                assert len(ledger.parts(store)) == min(1, len(before))
+            else:
+                store.deletions = event[1]
+                with contextlib.suppress(OSError):
+                    ledger.compact(store, more_than=1)
+                store.deletions = None
+            for model, setting, retry in itertools.product(MODELS, SETTINGS, (False, True)):
+                plan = ledger.plan(
+                    store, inventory, model_id=model, settings_id=setting, retry_failed=retry
+                )
+                photos, counts, todo = naive.plan(inventory, model, setting, retry)
+                assert (plan.photos, plan.before, list(plan.todo)) == (photos, counts, todo), number
+        found = [Row(**row) for table in ledger.current(store) for row in table.to_pylist()]
+    assert sorted(found, key=lambda row: row.key) == [naive.rows[key] for key in sorted(naive.rows)]
+
+
+def test_a_merged_ledger_is_the_same_and_small(store: Store) -> None:
+    for number in range(5):
+        ledger.write(
+            store, [row("a", f"e{number}"), row(f"b{number}", status="failed", reason="x")]
+        )
+    assert ledger.compact(store, more_than=5) == 0
+    assert len(ledger.parts(store)) == 5
+    before = {r["key"]: r for table in ledger.current(store) for r in table.to_pylist()}
+    assert ledger.compact(store, more_than=4) == 5
+    (part,) = ledger.parts(store)
+    (table,) = ledger.read(store)
+    assert table.schema.equals(ledger.SCHEMA)
+    assert {r["key"]: r for r in table.to_pylist()} == before
+    assert table.num_rows == len(before) == 6
+    assert ledger.compact(store, more_than=0) == 0, "one part is merged already"
+    ledger.write(store, [row("c")])
+    assert ledger.compact(store, more_than=1) == 2
+    assert ledger.parts(store)[0] > part
+    assert done(store)["a"] == ("e4", "restored")
+
+
+def test_a_merged_part_comes_after_what_it_replaces_and_before_what_is_written_later() -> None:
+    # A listing takes many requests: if it misses a part that is deleted meanwhile, it must still
+    # come to the merged one.
+    store = Memory()
+    names = [ledger.write(store, [row(key)]) for key in "abc"]
+    for key in "de":
+        assert ledger.compact(store, more_than=1) == len(names)
+        (merged,) = ledger.parts(store)
+        later = ledger.write(store, [row(key)])
+        assert max(names) < merged < later
+        names = [merged, later]
+    store.put(names[0].replace("-merged-", "-again-"), store.read(names[1]))
+    store.delete(names[1])
+    assert ledger.compact(store, more_than=1) == 2
+    assert ledger.parts(store)[0] > names[0], "also where the last of them is a merged one"
+
+
+def test_parts_that_come_while_others_are_merged_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Memory()
+    for key in "abc":
+        ledger.write(store, [row(key)])
+    put = store.put
+
+    def slow(key: str, data: bytes | memoryview) -> None:
+        monkeypatch.setattr(store, "put", put)
+        ledger.write(store, [row("a", "e2"), row("d")])  # another run
+        put(key, data)
+
+    monkeypatch.setattr(store, "put", slow)
+    assert ledger.compact(store, more_than=1) == 3
+    assert len(ledger.parts(store)) == 2
+    assert {key: etag for key, (etag, _) in done(store).items()} == {
+        "a": "e2", "b": "e1", "c": "e1", "d": "e1",
+    }  # fmt: skip
+    assert len(ledger.plan(store, [Entry("a", 1, "e2")], model_id="m", settings_id="s").todo) == 0
+
+
+def test_two_runs_merge_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Memory()
+    for key in "abc":
+        ledger.write(store, [row(key)])
+    put = store.put
+
+    def slow(key: str, data: bytes | memoryview) -> None:
+        monkeypatch.setattr(store, "put", put)
+        # A part by a machine whose clock is behind, then another run that merges all four.
+        table = next(iter(ledger.read(store))).set_column(
+            0, ledger.SCHEMA.field(0), pa.array(["d"])
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        put(f"{ledger.FOLDER}/20250101T000000.000000Z-0.parquet", buffer.getvalue())
+        assert ledger.compact(store, more_than=1) == 4
+        put(key, data)
+
+    monkeypatch.setattr(store, "put", slow)
+    assert ledger.compact(store, more_than=1) == 3
+    assert set(done(store)) == set("abcd")
+
+
+def test_parts_that_vanish_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Memory()
+    for key in "abc":
+        ledger.write(store, [row(key)])
+    read, merging = store.read, [True]
+
+    def slow(key: str) -> bytes:
+        if merging:
+            merging.clear()
+            monkeypatch.setattr(store, "read", read)
+            assert ledger.compact(store, more_than=1) == 3
+        return read(key)
+
+    monkeypatch.setattr(history, "_THREADS", 1)
+    monkeypatch.setattr(store, "read", slow)
+    inventory = [Entry(key, 1, "e1") for key in "abcd"]
+    plan = ledger.plan(store, inventory, model_id="m", settings_id="s")
+    assert (plan.before, [entry.key for entry in plan.todo]) == ({"restored": 3}, ["d"])
+
+    for key in "ef":
+        ledger.write(store, [row(key)])
+    merging.append(True)
+    monkeypatch.setattr(store, "read", slow)
+    assert ledger.compact(store, more_than=1) == 0, "another run has merged them"
+    assert len(ledger.parts(store)) == 1
+
+
+def test_columns_of_a_later_version_are_not_dropped() -> None:
+    store = Memory()
+    buffer = io.BytesIO()
+    key = ledger.write(store, [row("a")])
+    table = next(iter(ledger.read(store))).append_column("new", pa.array([1]))
+    pq.write_table(table, buffer)
+    store.put(key, buffer.getvalue())
+    ledger.write(store, [row("b")])
+    assert ledger.compact(store, more_than=1) == 0
+    assert len(ledger.parts(store)) == 2
+    assert set(done(store)) == {"a", "b"}
+
+
+def test_columns_that_an_earlier_version_lacks_are_empty() -> None:
+    store = Memory()
+    key = ledger.write(store, [row("a", reason="why")])
+    buffer = io.BytesIO()
+    pq.write_table(next(iter(ledger.read(store))).drop_columns(["reason", "width"]), buffer)
+    store.put(key, buffer.getvalue())
+    ledger.write(store, [row("b", reason="why")])
+    assert ledger.compact(store, more_than=1) == 2
+    (table,) = ledger.read(store)
+    assert table.schema.equals(ledger.SCHEMA)
+    assert table["reason"].to_pylist() == [None, "why"]
+
+
+def test_entries_are_a_sequence_in_order_of_keys() -> None:
+    listed = [
+        Entry(key, size, f"e{size}") for size, key in enumerate(["b", "a/é", "a", "a-b", "ab"])
+    ]
+    expected = sorted(listed, key=lambda entry: entry.key)
+    entries = Entries.of(iter(listed))
+    assert list(entries) == expected
+    assert len(entries) == 5
+    assert entries.size_bytes == 10
+    assert (entries[0], entries[-1]) == (expected[0], expected[-1])
+    for part in (
+        slice(None, 2),
+        slice(1, None),
+        slice(None, None),
+        slice(None, None, -2),
+        slice(9, 12),
+    ):
+        assert list(entries[part]) == expected[part]
+    assert entries[:0].size_bytes == 0
+    assert list(Entries.of([])) == []
+    with pytest.raises(IndexError):
+        entries[5]

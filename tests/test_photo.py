@@ -138,6 +138,13 @@ def test_a_preview_behind_the_photo_is_left_out(photos: Any) -> None:
     assert source.format == "JPEG"
     assert psnr(source.pixels, photos.pixels()) > 35
     assert opened(photo.encode(source)).format == "JPEG"
+    # But a picture for the other eye is no preview.
+    stereo = bytearray(buffer.getvalue())
+    index = stereo.index(b"MPF\0")
+    at = stereo.rindex(struct.pack("<I", 0x030000), index, index + 200) + 16
+    stereo[at : at + 4] = struct.pack("<I", 0x020002)
+    with pytest.raises(PhotoError, match="has 2 frames"):
+        photo.decode(bytes(stereo))
 
 
 # === Lossless formats ===
@@ -268,7 +275,8 @@ def test_what_a_format_cannot_hold_is_refused(photos: Any) -> None:
     for made, reason in [
         (photo.Photo(pixels, clear, format="JPEG"), "JPEG cannot hold transparency"),
         (photo.Photo(pixels, clear, format="BMP"), "BMP cannot hold transparency"),
-        (photo.Photo(wide, format="TIFF"), "TIFF of 16 bits cannot be written"),
+        (photo.Photo(wide, format="WEBP"), "WEBP of 16 bits cannot be written"),
+        (photo.Photo(wide, format="AVIF"), "AVIF of 16 bits cannot be written"),
         (photo.Photo(pixels, format="JPEG", exif=b"x" * 70_000), "cannot be encoded as JPEG: EXIF"),
         (
             photo.Photo(np.zeros((1, 20_000, 3), np.uint8), format="WEBP"),
@@ -320,7 +328,8 @@ def test_a_photo_takes_the_format_of_its_name(
         ("a.png.webp", "WEBP"),
         ("a", "PNG"),
         ("a.jpg/b", "PNG"),
-        ("a.heic", "PNG"),
+        ("a.heic", "HEIF"),
+        ("a.avif", "AVIF"),
         ("a.gif", "PNG"),
     ],
 )
@@ -335,7 +344,7 @@ def test_a_name_that_the_photo_does_not_fit(photos: Any) -> None:
         (photo.Photo(pixels, clear), "a.jpg", "JPEG cannot hold transparency"),
         (photo.Photo(pixels, clear), "a.bmp", "BMP cannot hold transparency"),
         (photo.Photo(wide), "a.jpg", "JPEG of 16 bits cannot be written"),
-        (photo.Photo(wide), "a.tif", "TIFF of 16 bits cannot be written"),
+        (photo.Photo(wide), "a.webp", "WEBP of 16 bits cannot be written"),
     ]:
         with pytest.raises(PhotoError, match=reason):
             photo.encode(photo.named(made, key))
@@ -357,6 +366,7 @@ CODED: dict[str, dict[str, Any]] = {
     "TIFF": {},
     "TIFF lzw": {"compression": "tiff_lzw"},
     "BMP": {},
+    "AVIF": {},
 }
 
 
@@ -390,8 +400,9 @@ REFUSED = {
     "html": (b"<!DOCTYPE html><html>404</html>", "not a photo in a known format"),
     "JPEG's beginning": (b"\xff\xd8\xff\xe0", "the JPEG is damaged"),
     "PNG's beginning": (b"\x89PNG\r\n\x1a\n", "the PNG is damaged"),
-    "HEIF": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "format HEIF is not supported"),
-    "AVIF": (b"\0\0\0\x1cftypavif\0\0\0\0", "format AVIF is not supported"),
+    "HEIF": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the HEIF is damaged|install deblur.heif"),
+    "AVIF": (b"\0\0\0\x1cftypavif\0\0\0\0", "the AVIF is damaged"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "format JPEG 2000 is not supported"),
     "JPEG XL": (b"\xff\x0a\xfa\x1f\x41\x91", "format JPEG XL is not supported"),
     "GIF": (frames("GIF"), "format GIF is not supported"),
     "frames of WebP": (frames("WEBP"), "has 3 frames"),
@@ -414,21 +425,80 @@ def test_what_is_no_photo_is_refused_quickly(name: str) -> None:
     assert time.monotonic() - start < 1
 
 
-def test_tiffs_that_would_lose_something_are_refused(photos: Any) -> None:
-    deep = cv2.imencode(".tiff", photos.pixels(dtype=np.uint16))[1].tobytes()
-    lab = Image.new("LAB", (4, 4))
-    buffer = io.BytesIO()
-    lab.save(buffer, "TIFF")
-    preview = photos.file(photos.pixels(), "TIFF", tiffinfo={254: 1})
-    floats = photos.file(np.zeros((4, 4), np.float32), "TIFF")
-    for data, reason in [
-        (deep, "TIFF of 16 bits is not supported"),
-        (buffer.getvalue(), "pixels of type LAB are not supported"),
-        (preview, "raw file is not supported"),
-        (floats, "TIFF of 32 bits is not supported"),
-    ]:
-        with pytest.raises(PhotoError, match=reason):
-            photo.decode(data)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "WEBP lossless", "TIFF", "BMP", "AVIF"])
+def test_the_bound_is_set_by_the_caller(photos: Any, format: str) -> None:
+    options = {"lossless": True} if "lossless" in format else {}
+    data = photos.file(photos.pixels(100, 150), format.split()[0], **options)
+    assert photo.decode(data, max_megapixels=0.015).width == 150
+    with pytest.raises(PhotoError, match="150x100 is over the limit"):
+        photo.decode(data, max_megapixels=0.0149)
+
+
+# === As asked for ===
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff", "avif", "JPG", "bmp"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_another_format_is_asked_for(photos: Any, format: str, dtype: type) -> None:
+    source = photo.decode(photo.encode(photo.Photo(photos.pixels(dtype=dtype), icc=ICC)))
+    made = photo.converted(source, format, None)
+    again = photo.decode(photo.encode(made))
+    assert photo.FORMATS[photo.extension(made)] == again.format
+    assert again.format == {"jpg": "JPEG"}.get(format.lower(), format.upper())
+    assert again.pixels.dtype == (dtype if format in {"png", "tiff"} else np.uint8)
+    assert psnr(photo.to_uint8(again.pixels), photo.to_uint8(source.pixels)) > 35
+    assert again.icc == (None if format == "bmp" else ICC)
+
+
+def test_the_extension_of_each_format() -> None:
+    for name in set(photo.FORMATS.values()):
+        extension = photo.extension(photo.Photo(np.zeros((1, 1, 3), np.uint8), format=name))
+        assert photo.FORMATS[extension] == name
+
+
+@pytest.mark.parametrize("format", [None, "keep"])
+def test_the_format_is_kept(photos: Any, format: str | None) -> None:
+    source = photo.decode(photos.jpeg(quality=70))
+    assert photo.converted(source, format, None) is source
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF"])
+def test_a_quality_is_asked_for(photos: Any, format: str) -> None:
+    options = {"subsampling": 1, "progressive": True} if format == "JPEG" else {}
+    source = photo.decode(photos.file(photos.pixels(200, 300), format, quality=80, **options))
+    files = [photo.encode(photo.converted(source, None, quality)) for quality in (10, 50, 90)]
+    assert sorted(map(len, files)) == list(map(len, files))
+    if format == "JPEG":
+        again = opened(files[1])
+        assert isinstance(again, JpegImagePlugin.JpegImageFile)
+        expected = opened(photos.jpeg(quality=50))
+        assert again.quantization == expected.quantization  # type: ignore[attr-defined]
+        assert JpegImagePlugin.get_sampling(again) == 1
+        assert again.info.get("progressive")
+
+
+def test_a_quality_is_nothing_to_what_has_no_loss(photos: Any) -> None:
+    for format, options in LOSSLESS.items():
+        source = photo.decode(photos.file(photos.pixels(), format, **options))
+        assert photo.converted(source, None, 30) is source
+    made = photo.encode(photo.converted(source, "webp", 30))
+    assert photo.decode(made).coding["lossless"] is False
+
+
+@pytest.mark.parametrize(("format", "quality"), [("gif", None), ("", 5), (None, 0), (None, 101)])
+def test_what_cannot_be_asked_for(photos: Any, format: str | None, quality: int | None) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        photo.converted(photo.Photo(photos.pixels()), format, quality)
+
+
+def test_a_profile_of_greys_stays_with_greys(photos: Any) -> None:
+    profile = ICC[:16] + b"GRAY" + ICC[20:]
+    source = photo.Photo(rgb(grey_of(photos.pixels())), grey=True, icc=profile)
+    assert photo.decode(photo.encode(source)).icc == profile
+    assert photo.decode(photo.encode(photo.converted(source, "webp", None))).icc is None
+
+
+# === What is damaged ===
 
 
 def attempt(data: bytes) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur import photo, png16
+from deblur import bands, photo, png16
 
 # As photo.py asks for itself; pytest sets the filters anew for each test.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -73,4 +73,4 @@ def test_the_depth_is_in_the_header(photos: Any) -> None:
 def test_bands_make_the_whole(photos: Any, height: int) -> None:
     pixels = photos.pixels(height, 5)
     for array in (pixels, grey_of(pixels)):
-        np.testing.assert_array_equal(png16.by_bands(Image.fromarray(array)), array)
+        np.testing.assert_array_equal(bands.array(Image.fromarray(array)), array)

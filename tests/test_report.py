@@ -10,7 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from deblur.report import Evaluation, Example, MethodFigures, evaluate_page
+from deblur.gallery import compare, finest
+from deblur.photo import Photo
+from deblur.report import (
+    Evaluation,
+    Example,
+    MethodFigures,
+    Restoration,
+    evaluate_page,
+    restore_page,
+)
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> {{ 7*7 }} &amp;'
@@ -210,3 +219,100 @@ def test_nothing_is_fetched():
 
 def test_the_page_is_the_same_each_time():
     assert evaluate_page(_evaluation()) == evaluate_page(_evaluation())
+
+
+# === The report of a run of restore ===
+
+
+def _restoration(**changes: object) -> Restoration:
+    restoration = Restoration(
+        source="s3://bucket/in",
+        destination="s3://bucket/out",
+        model="nafnet",
+        counts={"restored": 1200, "skipped": 3, "failed": 2, "not_done": 0},
+        this_run={"restored": 200, "skipped": 3, "failed": 2, "megapixels": 2400, "seconds": 600},
+        failures=[("a.jpg", "the file is empty"), ("b.jpg", "the JPEG is damaged")],
+        failures_in_all=2,
+        comparisons=[],
+        facts={"Version": "deblur 0"},
+    )
+    return dataclasses.replace(restoration, **changes)
+
+
+def _noise(height: int, width: int, seed: int = 0) -> Photo:
+    rng = np.random.default_rng(seed)
+    return Photo(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_a_run_is_told():
+    page = _Page(restore_page(_restoration()))
+    text = " ".join(page.text.split())
+    assert "1,200 of 1,205 photos restored" in text
+    assert "restored in this run 200" in text
+    assert "megapixels a second 4.00" in text
+    assert page.cells == [
+        "Photo",
+        "Why",
+        "a.jpg",
+        "the file is empty",
+        "b.jpg",
+        "the JPEG is damaged",
+    ]
+    assert "Version deblur 0" in text
+
+
+def test_many_and_long_failures_are_bounded():
+    failures = [("<" * 5000, "&" * 5000)] * 200
+    html = restore_page(_restoration(failures=failures, failures_in_all=12_345))
+    assert "The first 200 of 12,345" in " ".join(_Page(html).text.split())
+    assert len(html) < 1_000_000
+
+
+def test_a_run_with_names_of_code_is_text():
+    facts = {HOSTILE: HOSTILE}
+    html = restore_page(
+        _restoration(
+            failures=[(HOSTILE, HOSTILE)],
+            source=HOSTILE,
+            facts=facts,
+            comparisons=[compare(HOSTILE, _noise(20, 30), _noise(20, 30, 1))],
+        )
+    )
+    page = _Page(html)
+    assert len(page.all("script")) == 1
+    assert not any(name.startswith("on") for _, element in page.elements for name in element)
+    assert page.text.count(HOSTILE) == 7
+
+
+def test_the_page_of_a_run_is_small_whatever_the_photos():
+    comparison = compare("a", _noise(1000, 1500), _noise(1000, 1500, 1))
+    html = restore_page(_restoration(comparisons=[comparison] * 6))
+    assert len(html) < 3_000_000
+    assert html == restore_page(_restoration(comparisons=[comparison] * 6))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (300, 300), (561, 200), (900, 800)])
+def test_comparisons_of_all_sizes(size):
+    made = compare("a", _noise(*size), _noise(*size, 1))
+    assert (made.height, made.width) == size
+    whole = cv2.imdecode(np.frombuffer(made.before, np.uint8), cv2.IMREAD_COLOR)
+    assert max(whole.shape[:2]) <= 560
+    assert (made.crop_before is None) == (max(size) <= 560)
+    if made.crop_after is not None:
+        crop = cv2.imdecode(np.frombuffer(made.crop_after, np.uint8), cv2.IMREAD_COLOR)
+        assert crop.shape[:2] == (min(size[0], 360), min(size[1], 360))
+
+
+def test_the_crop_is_where_the_detail_is():
+    pixels = np.full((2000, 3000, 3), 128, np.uint8)
+    pixels[1200:1400, 2100:2300] = _noise(200, 200).pixels
+    top, left = finest(pixels)
+    assert top <= 1200
+    assert top + 360 >= 1400
+    assert left <= 2100
+    assert left + 360 >= 2300
+
+
+def test_photos_of_two_sizes_cannot_be_compared():
+    with pytest.raises(ValueError, match="cannot compare"):
+        compare("a", _noise(3, 3), _noise(3, 4))

@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pytest
 from deblur import photo
 from deblur.errors import UsageError
 from deblur.storage import Entry, LocalStore, open_store
-from jobs import restore, restore_stages
+from jobs import restore, restore_packs, restore_plan, restore_stages
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -34,6 +35,12 @@ def blurred(tmp_path_factory: pytest.TempPathFactory, photos) -> Path:
     return folder
 
 
+def options_for(source: object, target: object, run: Path, **more: Any) -> restore.Options:
+    """Return options with a model of a few steps, whose outputs no guard would let pass."""
+    model = str(run / "model")
+    return restore.Options(str(source), str(target), **{"model": model, "no_guard": True} | more)
+
+
 def ledger_rows(folder: Path) -> list[dict[str, object]]:
     return sorted(
         pq.read_table(folder / "_deblur" / "ledger").to_pylist(), key=lambda row: row["key"]
@@ -53,9 +60,7 @@ def restored(
     tmp_path_factory: pytest.TempPathFactory, blurred: Path, trained: Path
 ) -> tuple[Path, dict[str, object]]:
     folder = tmp_path_factory.mktemp("restored")
-    return folder, restore.run(
-        restore.Options(str(blurred), str(folder), model=str(trained / "model"))
-    )
+    return folder, restore.run(options_for(blurred, folder, trained))
 
 
 def test_every_photo_is_accounted_for(restored, blurred: Path) -> None:
@@ -93,7 +98,7 @@ def test_every_photo_is_accounted_for(restored, blurred: Path) -> None:
 def test_second_run_computes_nothing(restored, blurred: Path, trained: Path) -> None:
     folder, first = restored
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    summary = restore.run(restore.Options(str(blurred), str(folder), model=str(trained / "model")))
+    summary = restore.run(options_for(blurred, folder, trained))
     assert summary["this_run"]["restored"] == summary["this_run"]["failed"] == 0
     assert (summary["restored"], summary["failed"]) == (first["restored"], first["failed"])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
@@ -103,9 +108,9 @@ def test_bytes_depend_neither_on_company_nor_on_a_kill(
     restored, blurred: Path, trained: Path, tmp_path: Path
 ) -> None:
     folder, _ = restored
-    options = restore.Options(str(blurred), str(tmp_path), model=str(trained / "model"), limit=2)
+    options = options_for(blurred, tmp_path, trained, limit=2)
     assert restore.run(options)["not_done"] == 4
-    options = restore.Options(str(blurred), str(tmp_path), model=str(trained / "model"))
+    options = options_for(blurred, tmp_path, trained)
     summary = restore.run(options)
     assert summary["this_run"]["restored"] + summary["this_run"]["failed"] == 4
     assert outputs(tmp_path) == outputs(folder)
@@ -118,9 +123,7 @@ def test_new_and_changed_photos_and_retries(photos, trained: Path, tmp_path: Pat
     (source / "b.png").write_bytes(b"broken")
 
     def run(**more: object) -> dict[str, int]:
-        done = restore.run(
-            restore.Options(str(source), str(target), model=str(trained / "model"), **more)
-        )
+        done = restore.run(options_for(source, target, trained, **more))
         return {name: done["this_run"][name] for name in ("restored", "failed")}
 
     assert run() == {"restored": 1, "failed": 1}
@@ -139,7 +142,7 @@ def test_buckets(blurred: Path, restored, trained: Path, bucket) -> None:
             source.put(path.relative_to(blurred).as_posix(), path.read_bytes())
     for path in (trained / "model").iterdir():
         model.put(path.name, path.read_bytes())
-    summary = restore.run(restore.Options(source.uri, target.uri, model=model.uri))
+    summary = restore.run(options_for(source.uri, target.uri, trained, model=model.uri))
     assert (summary["restored"], summary["failed"]) == (4, 2)
     there = {
         entry.key: target.read(entry.key)
@@ -150,10 +153,13 @@ def test_buckets(blurred: Path, restored, trained: Path, bucket) -> None:
 
 
 def test_dry_run_does_nothing(blurred: Path, trained: Path, tmp_path: Path) -> None:
-    options = restore.Options(
-        str(blurred), str(tmp_path / "out"), model=str(trained / "model"), dry_run=True
+    said = restore.run(options_for(blurred, tmp_path / "out", trained, dry_run=True))
+    assert (said["to_restore"], said["seconds_estimate"]) == (6, None)
+    assert said["bytes"] == sum(
+        path.stat().st_size
+        for path in blurred.rglob("*")
+        if path.is_file() and path.suffix != ".md"
     )
-    assert restore.run(options)["to_restore"] == 6
     assert not (tmp_path / "out").exists()
 
 
@@ -166,6 +172,22 @@ def test_usage_errors(blurred: Path, trained: Path, tmp_path: Path) -> None:
         ),
         "holds no model": restore.Options(str(blurred), str(tmp_path / "out"), model=str(tmp_path)),
         "--limit 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, limit=0),
+        "--format 'exe'": restore.Options(
+            str(blurred), str(tmp_path / "out"), model=model, format="exe"
+        ),
+        "--quality 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, quality=0),
+        "--suffix": restore.Options(
+            str(blurred), str(tmp_path / "out"), model=model, suffix="/../x"
+        ),
+        "--skip-sharp 2": restore.Options(
+            str(blurred), str(tmp_path / "out"), model=model, skip_sharp=2
+        ),
+        "--copy-skipped": restore.Options(
+            str(blurred), str(tmp_path / "out"), model=model, copy_skipped=True
+        ),
+        "--max-megapixels": restore.Options(
+            str(blurred), str(tmp_path / "out"), model=model, max_megapixels=0
+        ),
         "--actors 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, actors=0),
     }
     for message, options in cases.items():
@@ -178,21 +200,174 @@ def test_usage_errors(blurred: Path, trained: Path, tmp_path: Path) -> None:
 
 def test_chunks_are_bounded() -> None:
     entries = [Entry(f"{i:03}", size, "") for i, size in enumerate([1] * 70 + [20 << 20] * 3)]
-    groups = list(restore.chunks(entries))
+    groups = list(restore_plan.chunks(entries))
     assert [entry for group in groups for entry in group] == entries
     assert [len(group) for group in groups] == [32, 32, 7, 1, 1]
 
 
 def test_packs_are_bounded(photos) -> None:
     large = photo.Photo(np.zeros((2000, 2500, 3), np.uint8))
-    items = [restore_stages.Item(Entry(str(i), 1, ""), large) for i in range(5)]
-    assert [len(pack) for pack in restore_stages.packs(items)] == [2, 2, 1]
+    items = [restore_packs.Item(Entry(str(i), 1, ""), large) for i in range(5)]
+    assert [len(pack) for pack in restore_packs.packs(items)] == [2, 2, 1]
 
 
 def test_what_cannot_be_written_is_in_the_ledger(photos, tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()  # in the way of the photo
-    deliver = restore_stages.Deliver(LocalStore(str(tmp_path)), "model", "settings")
-    item = restore_stages.Item(Entry("a.png", 1, "e"), photo.Photo(photos.pixels()))
-    result = deliver({"pack": [[item]]})
+    treatment = restore_stages.Treatment("model", "settings")
+    deliver = restore_stages.Deliver(LocalStore(str(tmp_path)), treatment)
+    item = restore_packs.Item(Entry("a.png", 1, "e"), photo.Photo(photos.pixels()))
+    result = deliver(restore_packs.to_table([item]))
     assert result["status"] == ["failed"]
     assert "cannot be written" in result["reason"][0]
+
+
+# === Options ===
+
+
+def put(folder: Path, files: dict[str, bytes]) -> None:
+    for key, data in files.items():
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {str(row["key"]): str(row["status"]) for row in ledger_rows(folder)}
+
+
+def test_format_quality_and_suffix(photos, trained: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    put(
+        source,
+        {
+            "a.bmp": photos.file(photos.pixels(20, 30, seed=1), "BMP"),
+            "a.png": photos.file(photos.pixels(20, 30, seed=2), "PNG"),
+            "b.JPG": photos.jpeg(20, 30, seed=3),
+            "c.gif": photos.file(photos.pixels(20, 30, seed=4), "PNG"),
+        },
+    )
+    options = options_for(source, target, trained, format="jpeg", quality=60, suffix="-x")
+    summary = restore.run(options)
+    assert set(outputs(target)) == {"a-x.jpg", "b-x.JPG", "c-x.jpg"}
+    assert all(photo.decode(data).format == "JPEG" for data in outputs(target).values())
+    (lost,) = (row for row in ledger_rows(target) if row["status"] == "failed")
+    assert (lost["key"], lost["reason"]) == ("a.png", "its output would be that of a.bmp")
+    assert (summary["restored"], summary["failed"]) == (3, 1)
+
+
+def test_a_name_that_lies_about_an_unwritable_format(photos, trained: Path, tmp_path: Path) -> None:
+    put(tmp_path / "in", {"c.gif": photos.file(photos.pixels(20, 30), "PNG")})
+    restore.run(options_for(tmp_path / "in", tmp_path / "out", trained))
+    (row,) = ledger_rows(tmp_path / "out")
+    assert "is PNG, other than its name says" in str(row["reason"])
+
+
+def test_sharp_photos_are_skipped_or_copied(photos, trained: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sharp = photos.file(rng.integers(0, 256, (60, 60, 3), np.uint8), "PNG")
+    put(tmp_path / "in", {"sharp.png": sharp, "soft.png": photos.file(photos.pixels(), "PNG")})
+    skip = options_for(tmp_path / "in", tmp_path / "out", trained, skip_sharp=0.8)
+    assert restore.run(skip)["this_run"]["skipped"] == 1
+    assert set(outputs(tmp_path / "out")) == {"soft.png"}
+    row = ledger_rows(tmp_path / "out")[0]
+    assert (row["key"], row["status"]) == ("sharp.png", "skipped")
+    assert float(str(row["sharpness_before"])) > 0.8
+    assert "is above 0.8" in str(row["reason"])
+    assert restore.run(skip)["this_run"]["restored"] == 0
+
+    copy = options_for(
+        tmp_path / "in", tmp_path / "out2", trained, skip_sharp=0.8, copy_skipped=True, suffix="-x"
+    )
+    restore.run(copy)
+    assert outputs(tmp_path / "out2")["sharp-x.png"] == sharp
+
+
+def test_the_guard_and_the_limit_of_megapixels(photos, trained: Path, tmp_path: Path) -> None:
+    files = {
+        "a.png": photos.file(photos.pixels(300, 300), "PNG"),
+        "b.png": photos.file(photos.pixels(40, 40), "PNG"),
+    }
+    put(tmp_path / "in", files)
+    options = options_for(
+        tmp_path / "in", tmp_path / "out", trained, no_guard=False, max_megapixels=0.05
+    )
+    assert restore.run(options)["failed"] == 2
+    reasons = [str(row["reason"]) for row in ledger_rows(tmp_path / "out")]
+    assert "over the limit of 0.05 megapixels" in reasons[0]
+    assert "the output guard found" in reasons[1]
+    assert outputs(tmp_path / "out") == {}
+
+
+def test_photos_are_restored_in_place_once(photos, trained: Path, tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": photos.file(photos.pixels(40, 40), "PNG")})
+    options = options_for(tmp_path, tmp_path, trained, allow_overlap=True)
+    before = outputs(tmp_path)
+    assert restore.run(options)["this_run"]["restored"] == 1
+    after = outputs(tmp_path)
+    assert after != before
+    assert restore.run(options)["this_run"] | {"seconds": 0} == {
+        "restored": 0, "skipped": 1, "failed": 0, "megapixels": 0, "seconds": 0,
+    }  # fmt: skip
+    assert outputs(tmp_path) == after
+    assert restore.run(options)["this_run"]["skipped"] == 0
+
+
+def test_a_destination_in_the_source(photos, trained: Path, tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": photos.file(photos.pixels(40, 40), "PNG")})
+    options = options_for(tmp_path, tmp_path / "out", trained, allow_overlap=True)
+    assert restore.run(options)["photos"] == 1
+    assert restore.run(options)["photos"] == 1
+
+
+def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path) -> None:
+    import boto3
+
+    source = open_store(bucket() + "/in")
+    client = boto3.session.Session().client("s3")
+    data = photos.jpeg(20, 20)
+    for key in ("in/a.jpg", "in/../../b.jpg", "in/x//c.jpg", "in/" + "y" * 256 + ".jpg"):
+        client.put_object(Bucket=source.uri.split("/")[2], Key=key, Body=data)
+    target = tmp_path / "deep" / "out"
+    restore.run(options_for(source.uri, target, trained))
+    assert list(outputs(tmp_path)) == ["deep/out/a.jpg"]
+    failed = [row for row in ledger_rows(target) if row["status"] == "failed"]
+    # What has a part that begins with a dot, such as "..", is hidden: the listing leaves it out.
+    assert [str(row["key"])[:2] for row in failed] == ["x/", "yy"]
+    assert all("name" in str(row["reason"]) for row in failed)
+
+
+def test_the_report_is_written(restored, blurred: Path) -> None:
+    folder, summary = restored
+    assert summary["report"] == f"{folder}/_deblur/report.html"
+    page = (folder / "_deblur" / "report.html").read_text()
+    assert "4 of 6 photos restored" in page
+    assert "broken.jpg" in page
+    assert page.count('class="compare"') in range(4, 9)
+
+
+def test_dry_run_estimates_from_the_ledger(restored, blurred: Path, trained: Path) -> None:
+    folder, _ = restored
+    options = options_for(blurred, folder, trained, dry_run=True, suffix="-new")
+    said = restore.run(options)
+    assert said["to_restore"] == 6
+    assert said["megapixels_estimate"] > 0
+    assert said["megapixels_a_second_before"] is None or said["seconds_estimate"] > 0
+
+
+def test_packs_pass_uncopied(photos) -> None:
+    large = np.arange(3000 * 3000 * 3, dtype=np.uint32).astype(np.uint8).reshape(3000, 3000, 3)
+    items = [
+        restore_packs.Item(Entry("a", 1, ""), photo.Photo(large, alpha=large[..., 0].copy())),
+        restore_packs.Item(Entry("b", 1, ""), reason="broken"),
+        restore_packs.Item(
+            Entry("c", 1, ""), photo.Photo(photos.pixels()), looks=np.ones((1, 2, 3), np.float32)
+        ),
+    ]
+    (pack,) = restore_packs.from_table(restore_packs.to_table(items))
+    assert pack[0].photo is not None
+    assert np.shares_memory(pack[0].photo.pixels, large)
+    for item, other in zip(pack, items, strict=True):
+        assert (item.entry, item.reason) == (other.entry, other.reason)
+        if item.photo is not None and other.photo is not None:
+            np.testing.assert_array_equal(item.photo.pixels, other.photo.pixels)
+    np.testing.assert_array_equal(pack[0].photo.alpha, large[..., 0])
+    np.testing.assert_array_equal(pack[2].looks, items[2].looks)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deblur import tiles
 from deblur.models import Card, Model
 from deblur.networks import network
-from deblur.restorer import TILE_BATCH, Restorer, Settings
+from deblur.restorer import TILE_BATCH, Restorer, Settings, compiled
 
 NETWORK = "pix2pix-small"
 POLICIES = ["float32", "mixed_bfloat16"]
@@ -135,6 +136,116 @@ def test_settings_say_what_pixels_depend_on() -> None:
     assert identity().settings == Settings(
         "float32", tile_px=256, overlap_px=32, tile_batch=TILE_BATCH
     )
+
+
+# === Seams ===
+
+
+@cache
+def convolutions() -> Any:
+    """Return a network of eight convolutions, which see 17 pixels: an unsharp mask in many steps."""
+    smooth = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+    kernel = np.zeros((3, 3, 3, 3), np.float32)
+    for channel in range(3):
+        kernel[:, :, channel, channel] = smooth
+    picture = keras.Input((None, None, 3))
+    low = picture
+    for _ in range(8):
+        layer = keras.layers.Conv2D(3, 3, padding="same", use_bias=False)
+        low = layer(low)
+        layer.set_weights([kernel])
+    detail = keras.layers.Subtract()([picture, low])
+    return keras.Model(picture, keras.layers.Add()([picture, detail]))
+
+
+def seams(height: int, width: int) -> np.ndarray:
+    """Return where tiles meet: the pixels that more than one of them has."""
+    layout = tiles.plan(height, width, tile_px=256, overlap_px=32)
+    masks = []
+    for starts, length in ((layout.rows, height), (layout.columns, width)):
+        covered = np.zeros(length, int)
+        for start in starts:
+            covered[start : start + 256] += 1
+        masks.append(covered > 1)
+    return masks[0][:, None] | masks[1][None, :]
+
+
+def test_tiles_leave_no_seams() -> None:
+    """Whole or in tiles: at most one level of 8 bits apart, and as near the sharp photo."""
+    height, width = 700, 930
+    rng = np.random.default_rng(5)
+    grid = rng.random((height // 6, width // 6, 3), np.float32)
+    sharp = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    sharp = np.rint(sharp * 255).astype(np.uint8)
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 2.0)
+
+    unit = blurred[None].astype(np.float32) / 255
+    whole = np.rint(np.asarray(convolutions()(unit))[0].clip(0, 1) * 255)
+    tiled = next(Restorer(model(convolutions()), "float32").restore([blurred])).astype(np.float32)
+    inside = np.zeros((height, width), bool)
+    inside[16:-16, 16:-16] = True  # at the photo's own border both see the same zeros
+
+    apart = np.abs(tiled - whole).max(axis=2)
+    assert np.quantile(apart[inside], 0.99) == 0
+    assert apart[inside].max() <= 1
+
+    seam = seams(height, width) & inside
+    elsewhere = ~seams(height, width) & inside
+    assert min(seam.sum(), elsewhere.sum()) > 50_000
+
+    def error(picture: np.ndarray, where: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((picture - sharp)[where] ** 2.0)))
+
+    assert error(tiled, inside) < error(blurred.astype(np.float32), inside)
+    assert error(tiled, seam) <= 1.001 * error(whole, seam)
+    assert error(tiled, seam) <= 1.02 * error(tiled, elsewhere)
+
+
+# === Memory ===
+
+
+def short_of_memory(restorer: Restorer, most: int) -> list[int]:
+    """Make a restorer's calls fail with more tiles than `most`; return the list of those made."""
+    call, made = restorer._call, []
+
+    def fail(batch: np.ndarray) -> np.ndarray:
+        made.append(len(batch))
+        if len(batch) > most:
+            raise MemoryError
+        return call(batch)
+
+    restorer._call = fail
+    return made
+
+
+@pytest.mark.parametrize(("most", "calls"), [(4, [8, 4]), (3, [8, 4, 2]), (1, [8, 4, 2, 1])])
+def test_without_memory_for_a_batch_half_of_it_is_tried(most: int, calls: list[int]) -> None:
+    restorer = Restorer(model(Identity()), "float32")
+    made = short_of_memory(restorer, most)
+    photos = [noise(700, 700), noise(300, 20), noise(64, 600)]
+    for photo, result in zip(photos, restorer.restore(photos), strict=True):
+        np.testing.assert_array_equal(result, photo)
+    assert made[: len(calls)] == calls
+    assert set(made[len(calls) :]) == {calls[-1]}
+    assert restorer.tile_batch == calls[-1]
+    assert restorer.settings.tile_batch == TILE_BATCH
+
+
+def test_without_memory_for_one_tile_there_is_an_end() -> None:
+    restorer = Restorer(model(Identity()), "float32")
+    short_of_memory(restorer, 0)
+    with pytest.raises(MemoryError):
+        next(restorer.restore([noise(300, 300)]))
+
+
+def test_what_the_device_calls_exhausted_is_a_lack_of_memory() -> None:
+    import tensorflow as tf
+
+    def exhausted(batch: Any, training: bool) -> Any:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    with pytest.raises(MemoryError, match="no memory for 2 tiles"):
+        compiled(exhausted)(np.zeros((2, 256, 256, 3), np.float32))
 
 
 # === Laziness ===

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deblur.errors import UsageError
-from deblur.storage.base import Entry, Store, reason, temporary_name
+from deblur.storage.base import Entry, Store, changed, reason, temporary_name, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
@@ -49,12 +49,22 @@ class ArrowStore(Store):
             key = info.path[len(root) + 1 :]
             hidden = any(part.startswith(".") for part in key.split("/"))
             if info.type == fs.FileType.File and not hidden:
-                yield Entry(key, info.size, f"{info.mtime_ns:x}-{info.size:x}")
+                yield Entry(key, info.size, _etag(info))
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, etag: str | None = None) -> bytes:
+        self._check(key, etag)
         with self._filesystem.open_input_file(f"{self._root}/{key}") as file:
             data: bytes = file.read()
+        self._check(key, etag)
         return data
+
+    def _check(self, key: str, etag: str | None) -> None:
+        """Raise OSError unless the object is the one with that ETag, if any is given."""
+        if etag is not None:
+            if not self.exists(key):
+                raise vanished(key)
+            if _etag(self._filesystem.get_file_info(f"{self._root}/{key}")) != etag:
+                raise changed(key)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = f"{self._root}/{key}"
@@ -81,3 +91,7 @@ class ArrowStore(Store):
 
     def arrow(self) -> tuple[Any, str]:
         return self._filesystem, self._root
+
+
+def _etag(info: Any) -> str:
+    return f"{info.mtime_ns:x}-{info.size:x}"

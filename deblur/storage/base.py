@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -29,15 +30,19 @@ class Store(ABC):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield what lies below the folder `prefix`, recursively, in the order of the keys.
 
-        Names that begin with a dot are left out. A prefix that is not there yields nothing.
+        A bucket's order is its store's own: SeaweedFS, for one, has `a/b` before `a-b`. Names that
+        begin with a dot are left out. A prefix that is not there yields nothing.
 
         Raises:
             UsageError: if the store does not exist (with no prefix), or may not be read.
         """
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
-        """Return the object's bytes. Raises OSError (FileNotFoundError, PermissionError, ...)."""
+    def read(self, key: str, etag: str | None = None) -> bytes:
+        """Return the object's bytes; given an `etag`, only if it is still the one that was listed.
+
+        Raises OSError (FileNotFoundError, PermissionError, ...).
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -76,6 +81,16 @@ class Store(ABC):
 def temporary_name() -> str:
     """Return a name, hidden from listings, for what is not whole yet."""
     return f".{uuid.uuid4().hex}.deblur-tmp"
+
+
+def changed(key: str) -> OSError:
+    """Return the error of an object that has another ETag by now."""
+    return OSError(errno.ESTALE, "changed since it was listed", key)
+
+
+def vanished(key: str) -> FileNotFoundError:
+    """Return the error of an object that was listed and is not there."""
+    return FileNotFoundError(errno.ENOENT, "vanished since it was listed", key)
 
 
 def reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur.errors import UsageError
-from deblur.storage.base import Entry, Store, reason, temporary_name
+from deblur.storage.base import Entry, Store, changed, reason, temporary_name, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
@@ -49,17 +49,20 @@ class LocalStore(Store):
             status = folder.stat()
             above = above | {(status.st_dev, status.st_ino)}
             with os.scandir(folder) as children:
-                found = [(child, child.is_dir()) for child in children if child.name[0] != "."]
+                # As if a folder's name ended in "/": the order of the whole keys, as S3 has it.
+                # Names alone, as there may be a million.
+                names = sorted(
+                    child.name + "/" * child.is_dir() for child in children if child.name[0] != "."
+                )
         except OSError as error:
             raise UsageError(f"cannot list {folder}: {reason(error)}") from error
-        # As if a folder's name ended in "/": the order of the whole keys, as S3 has it.
-        for child, is_folder in sorted(found, key=lambda pair: pair[0].name + "/" * pair[1]):
-            path = Path(child.path)
+        for name in names:
+            path = folder / name
             try:
                 status = path.stat()
             except OSError:
                 continue  # a link to nothing, or gone since
-            if is_folder:
+            if name.endswith("/"):
                 if (status.st_dev, status.st_ino) not in above:
                     yield from self._walk(path, above)
             elif stat.S_ISREG(status.st_mode):
@@ -68,10 +71,19 @@ class LocalStore(Store):
                     key.encode()
                 except UnicodeEncodeError as error:  # Parquet and S3 could not hold it
                     raise UsageError(f"{key!r} in {self.root}: its name is not UTF-8") from error
-                yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+                yield Entry(key, status.st_size, _etag(status))
 
-    def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+    def read(self, key: str, etag: str | None = None) -> bytes:
+        try:
+            with self._path(key).open("rb") as file:
+                before = os.fstat(file.fileno())
+                data = file.read()
+                after = os.fstat(file.fileno())
+        except FileNotFoundError as error:
+            raise error if etag is None else vanished(key) from error
+        if etag is not None and {_etag(before), _etag(after)} != {etag}:
+            raise changed(key)
+        return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = self._path(key)
@@ -84,6 +96,11 @@ class LocalStore(Store):
                 # Else a power cut may leave the name with no content behind it.
                 os.fsync(file.fileno())
             temporary.replace(path)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                text = "the disk is full: No space left on device"
+                raise OSError(errno.ENOSPC, text, str(path)) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -97,3 +114,7 @@ class LocalStore(Store):
         from pyarrow import fs
 
         return fs.LocalFileSystem(), str(self.root)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"

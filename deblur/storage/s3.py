@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from deblur.errors import UsageError
-from deblur.storage.base import Entry, Store, reason
+from deblur.errors import DeblurError, UsageError
+from deblur.storage.base import Entry, Store, changed, reason, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
@@ -20,23 +22,28 @@ from deblur.storage.base import Entry, Store, reason
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
 
-# An object's requests are made up to this often: 7 s of backoff on average, as a store needs that
-# is asked too much at once. The first request of a listing shows a wrong endpoint within 2 s.
-_ATTEMPTS, _FIRST_ATTEMPTS = 5, 3
+# A request is made again for so long: a store that has answered before is waited for, through
+# throttling or a restart; one that never has, because its endpoint is wrong, shows it soon.
+_PATIENCE_S, _FIRST_PATIENCE_S = 90.0, 3.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+# Besides what has a status of 500 to 504.
+_PASSING = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestTimeout"}
 
 _client_lock = threading.Lock()
+_answered: set[str | None] = set()  # endpoints; a store that is pickled takes the news along
 
 
 @lru_cache(maxsize=8)
-def _client(endpoint: str | None, attempts: int) -> Any:
+def _client(endpoint: str | None) -> Any:
     """One client a process and endpoint: they are thread-safe and slow to make."""
     import boto3
     from botocore.config import Config
 
-    # boto3's only layer of retries, with exponential backoff and jitter, 20 s at most.
+    # It does not try again itself: it could not where a body breaks off, and one layer is enough.
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=5,
         read_timeout=60,
         max_pool_connections=32,
@@ -47,7 +54,7 @@ def _client(endpoint: str | None, attempts: int) -> Any:
 class S3Store(Store):
     """A prefix of a bucket. Credentials come from boto3's default chain in each process."""
 
-    def __init__(self, uri: str, endpoint: str | None) -> None:
+    def __init__(self, uri: str, endpoint: str | None, answered: bool = False) -> None:
         self.uri = uri.rstrip("/")
         self.endpoint = endpoint
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
@@ -56,9 +63,11 @@ class S3Store(Store):
         if not self.bucket:
             raise UsageError(f"{uri!r} names no bucket; expected s3://bucket/prefix")
         self.prefix = prefix.strip("/")
+        if answered:
+            _answered.add(endpoint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return S3Store, (self.uri, self.endpoint)
+        return S3Store, (self.uri, self.endpoint, self.endpoint in _answered)
 
     def __truediv__(self, prefix: str) -> S3Store:
         return S3Store(f"{self.uri}/{prefix}", self.endpoint)
@@ -66,37 +75,75 @@ class S3Store(Store):
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _call(self, operation: str, attempts: int = _ATTEMPTS, **arguments: Any) -> Any:
-        """Call S3, its errors turned: the place's into UsageError, an object's into OSError."""
+    def _call(
+        self, operation: str, take: Callable[[Any], Any] = lambda answer: answer, **arguments: Any
+    ) -> Any:
+        """Call S3 and return what `take` makes of the answer. The only place that tries again.
+
+        Raises:
+            UsageError: if the place or the credentials are wrong.
+            OSError: if it is about this object.
+            DeblurError: if a store that has answered before is not to be reached any more.
+        """
         from botocore import exceptions
 
-        try:
-            with _client_lock:
-                client = _client(self.endpoint, attempts)
-            return getattr(client, operation)(Bucket=self.bucket, **arguments)
-        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
-            raise UsageError(
-                f"{self.uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
-            ) from error
-        except exceptions.ClientError as error:
-            raise self._translated(error, operation, arguments.get("Key", "")) from error
-        except (exceptions.HTTPClientError, exceptions.ConnectionError) as error:
-            text = f"S3 could not be reached: {reason(error)}"
-            raise OSError(errno.EIO, text, self.uri) from error
-        except (exceptions.BotoCoreError, ValueError) as error:
-            # Before any request: no such profile, no such name for a bucket, no URL of an endpoint.
-            raise UsageError(f"{self.uri}: {reason(error)}") from error
+        started = time.monotonic()
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                with _client_lock:
+                    client = _client(self.endpoint)
+                result = take(getattr(client, operation)(Bucket=self.bucket, **arguments))
+                _answered.add(self.endpoint)
+                return result
+            except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+                raise UsageError(
+                    f"{self.uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
+                ) from error
+            except exceptions.ClientError as error:
+                failure = self._translated(error, operation, arguments.get("Key", ""))
+                if not _passing(error):
+                    _answered.add(self.endpoint)
+                    raise failure from error
+                last: Exception = error
+            except exceptions.ConnectionError as error:
+                failure, last = self._unreachable(error), error
+            except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
+                text = f"the connection broke off: {reason(error)}"
+                failure, last = OSError(errno.EIO, text, self.uri), error
+            except (exceptions.BotoCoreError, ValueError) as error:
+                # Before any request: no such profile, no such name for a bucket, no URL of an
+                # endpoint.
+                raise UsageError(f"{self.uri}: {reason(error)}") from error
+            patience_s = _PATIENCE_S if self.endpoint in _answered else _FIRST_PATIENCE_S
+            if time.monotonic() - started + pause_s > patience_s:
+                raise failure from last
+            time.sleep(pause_s * random.uniform(0.5, 1))  # not all workers at the same moment
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _unreachable(self, error: Exception) -> DeblurError:
+        if self.endpoint not in _answered:
+            return UsageError(f"{self.uri}: S3 could not be reached: {reason(error)}")
+        return DeblurError(
+            f"{self.uri}: S3 answered before, and could not be reached for {_PATIENCE_S:.0f} s: "
+            f"{reason(error)}; the same command goes on where it was"
+        )
 
     def _translated(self, error: Any, operation: str, key: str) -> Exception:
-        code = error.response.get("Error", {}).get("Code", "")
+        code = _code(error)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == "NoSuchBucket":
             return UsageError(f"{self.uri}: there is no bucket {self.bucket!r}")
         if code in _REFUSED:
             return UsageError(f"{self.uri}: the store refuses these S3 credentials ({code})")
-        if status == 404:
+        if status == 404 and operation in {"get_object", "head_object"}:
             return FileNotFoundError(errno.ENOENT, "no such object", f"s3://{self.bucket}/{key}")
+        if status == 404:  # of a web server, say
+            where = self.endpoint or "AWS"
+            return UsageError(
+                f"{self.uri}: {where} is no S3 endpoint: it answered {code} to {operation}"
+            )
         if status in {401, 403}:
             return PermissionError(errno.EACCES, f"access denied ({code})", self.uri)
         return OSError(errno.EIO, f"S3 answered {code} to {operation}", self.uri)
@@ -104,10 +151,7 @@ class S3Store(Store):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         top = self._name(prefix).rstrip("/")
         base = len(self.prefix) + 1 if self.prefix else 0
-        arguments: dict[str, Any] = {
-            "Prefix": f"{top}/" if top else "",
-            "attempts": _FIRST_ATTEMPTS,
-        }
+        arguments: dict[str, Any] = {"Prefix": f"{top}/" if top else ""}
         while True:
             try:
                 page = self._call("list_objects_v2", **arguments)
@@ -121,21 +165,21 @@ class S3Store(Store):
                     yield Entry(key, item["Size"], item["ETag"].strip('"'))
             if not page.get("IsTruncated"):
                 return
-            arguments |= {"ContinuationToken": page["NextContinuationToken"], "attempts": _ATTEMPTS}
+            arguments |= {"ContinuationToken": page["NextContinuationToken"]}
 
-    def read(self, key: str) -> bytes:
-        from botocore.exceptions import BotoCoreError
+    def read(self, key: str, etag: str | None = None) -> bytes:
+        def take(answer: Any) -> bytes:
+            # Here and not by If-Match, which not every store obeys.
+            if etag is not None and answer.get("ETag", "").removeprefix("W/").strip('"') != etag:
+                answer["Body"].close()
+                raise changed(key)
+            data: bytes = answer["Body"].read()
+            return data
 
-        for attempt in range(1, _FIRST_ATTEMPTS + 1):
-            try:
-                data: bytes = self._call("get_object", Key=self._name(key))["Body"].read()
-                break
-            except BotoCoreError as error:
-                # The connection broke, or the body was shorter than announced: boto3 does not
-                # try again what it has begun to hand out.
-                if attempt == _FIRST_ATTEMPTS:
-                    text = f"the download broke off: {reason(error)}"
-                    raise OSError(errno.EIO, text, key) from error
+        try:
+            data: bytes = self._call("get_object", take, Key=self._name(key))
+        except FileNotFoundError as error:
+            raise error if etag is None else vanished(key) from error
         return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -155,7 +199,7 @@ class S3Store(Store):
         from pyarrow import fs
 
         # What boto3 found in the environment or in ~/.aws/config holds for pyarrow as well.
-        client = _client(self.endpoint, _ATTEMPTS)
+        client = _client(self.endpoint)
         endpoint = urllib.parse.urlsplit(client.meta.endpoint_url)
         options = {"region": client.meta.region_name or "us-east-1"}
         if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
@@ -163,3 +207,13 @@ class S3Store(Store):
         elif client.meta.region_name in {None, "aws-global"}:
             options["region"] = fs.resolve_s3_region(self.bucket)
         return fs.S3FileSystem(**options), f"{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _passing(error: Any) -> bool:
+    """Say whether an answer of S3 is one that may be another the next time."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in {429, 500, 502, 503, 504} or _code(error) in _PASSING

@@ -1,0 +1,245 @@
+"""The EXIF block: a small TIFF of its own that travels inside photos of every format.
+
+It is changed in place only: maker notes hold offsets into the block that nobody but the maker
+knows, and writing it anew would move what they point to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+from collections.abc import Collection
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from deblur.directories import Entry, Laid, entries, first, lay, order_of
+
+PREFIX = b"Exif\0\0"
+# Tags of a TIFF that speak of how its pixels lie, or of another picture inside: kind of file, size,
+# bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, further
+# directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers, profile.
+_LAYOUT = frozenset(
+    {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 301}
+    | {*range(317, 321), *range(322, 326), 330, 332, *range(338, 342), 347, *range(512, 522)}
+    | {*range(529, 533), 700, 34377, 34675, 37724}
+)
+_ORIENTATION, _SUBJECT_AREA, _SUBJECT_LOCATION = 274, 0x9214, 0xA214
+_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+_THUMBNAIL, _THUMBNAIL_LENGTH = 513, 514
+_THUMBNAIL_PX = 1024  # at most; as DCF has it, 160
+
+
+def normal(exif: bytes | None) -> bytes | None:
+    """Return the block with the prefix that JPEG needs and WebP leaves out."""
+    if not exif:
+        return None
+    return exif if exif.startswith(PREFIX) else PREFIX + exif
+
+
+# === Changed in place ===
+
+
+class _Block:
+    """A block under change."""
+
+    def __init__(self, exif: bytes) -> None:
+        self.tiff = bytearray(exif[len(PREFIX) :])
+        self.order = order_of(self.tiff) or ""
+
+    def directory(self, at: int) -> dict[int, Entry]:
+        return {entry.tag: entry for entry in entries(self.tiff, self.order, at)}
+
+    def numbers(self, entry: Entry) -> tuple[int, ...]:
+        code = {3: "H", 4: "I"}.get(entry.kind)
+        return struct.unpack(f"{self.order}{entry.count}{code}", entry.value) if code else ()
+
+    def put(self, entry: Entry | None, *numbers: int) -> None:
+        """Write integers over those that are there; leave alone what is of another kind."""
+        if entry is not None and len(self.numbers(entry)) == len(numbers):
+            code = {3: "H", 4: "I"}[entry.kind]
+            struct.pack_into(f"{self.order}{len(numbers)}{code}", self.tiff, entry.at, *numbers)
+
+    @property
+    def main(self) -> dict[int, Entry]:
+        return self.directory(first(self.tiff, self.order))
+
+    def below(self, tag: int) -> dict[int, Entry]:
+        """Return the directory that an entry of the main one points to."""
+        pointer = self.main.get(tag)
+        numbers = self.numbers(pointer) if pointer else ()
+        return self.directory(numbers[0]) if numbers else {}
+
+    def bytes(self) -> bytes:
+        return PREFIX + self.tiff
+
+
+def upright(
+    exif: bytes | None, width: int, height: int, orientation: int | None = None
+) -> tuple[bytes | None, int]:
+    """Return the block as it is after turning a photo of this stored size, and its orientation.
+
+    The orientation in it becomes 1. If it was another, or is said to be one that the file has
+    elsewhere, the size and the subject's place follow.
+    """
+    exif = normal(exif)
+    if exif is None:
+        return None, orientation or 1
+    block = _Block(exif)
+    if block.order:
+        with contextlib.suppress(struct.error):  # a damaged block is passed on as far as it goes
+            entry = block.main.get(_ORIENTATION)
+            numbers = block.numbers(entry) if entry else ()
+            if len(numbers) == 1:
+                block.put(entry, 1)
+                if orientation is None and 1 <= numbers[0] <= 8:
+                    orientation = numbers[0]
+            if orientation and orientation > 1:
+                _turn(block, orientation, width, height)
+    return block.bytes(), orientation or 1
+
+
+def _turn(block: _Block, orientation: int, width: int, height: int) -> None:
+    size = (height, width) if orientation >= 5 else (width, height)
+    for directory, tags in ((block.main, (256, 257)), (block.below(34665), (0xA002, 0xA003))):
+        for tag, value in zip(tags, size, strict=True):
+            block.put(directory.get(tag), value)
+    for tag in (_SUBJECT_AREA, _SUBJECT_LOCATION):
+        if (entry := block.below(34665).get(tag)) and len(numbers := block.numbers(entry)) >= 2:
+            x, y, *extent = numbers
+            x = width - 1 - x if orientation in {2, 3, 7, 8} else x
+            y = height - 1 - y if orientation in {3, 4, 6, 7} else y
+            if orientation >= 5:
+                x, y, extent = y, x, extent[::-1]
+            block.put(entry, max(x, 0), max(y, 0), *extent)
+
+
+def without_orientation(exif: bytes | None) -> bytes | None:
+    """Return the block with that entry gone; the entries behind it move up, the values stay."""
+    if exif is None:
+        return None
+    block = _Block(exif)
+    if block.order:
+        with contextlib.suppress(struct.error):
+            at = first(block.tiff, block.order)
+            (count,) = struct.unpack_from(f"{block.order}H", block.tiff, at)
+            end = at + 2 + 12 * count + 4
+            for position in range(at + 2, end - 4, 12):
+                (tag,) = struct.unpack_from(f"{block.order}H", block.tiff, position)
+                if tag == _ORIENTATION and end <= len(block.tiff):
+                    block.tiff[position : end - 12] = block.tiff[position + 12 : end]
+                    struct.pack_into(f"{block.order}H", block.tiff, at, count - 1)
+                    break
+    return block.bytes()
+
+
+def with_thumbnail_of(exif: bytes | None, pixels: np.ndarray) -> bytes | None:
+    """Return the block with its thumbnail, if it has one, made anew from (H, W, 3) pixels.
+
+    It is written over the old one, if necessary in a lower quality. Where that cannot be, the
+    directory of the thumbnail is cut off.
+    """
+    if exif is None:
+        return None
+    block = _Block(exif)
+    if block.order:
+        with contextlib.suppress(struct.error):
+            at = first(block.tiff, block.order)
+            (count,) = struct.unpack_from(f"{block.order}H", block.tiff, at)
+            link = at + 2 + 12 * count
+            (second,) = struct.unpack_from(f"{block.order}I", block.tiff, link)
+            if second and not _replaced(block, second, pixels):
+                struct.pack_into(f"{block.order}I", block.tiff, link, 0)
+    return block.bytes()
+
+
+def _replaced(block: _Block, at: int, pixels: np.ndarray) -> bool:
+    try:
+        directory = block.directory(at)
+        (start,) = block.numbers(directory[_THUMBNAIL])
+        (room,) = block.numbers(directory[_THUMBNAIL_LENGTH])
+    except (struct.error, KeyError, ValueError):
+        return False
+    old = block.tiff[start : start + room]
+    try:
+        with Image.open(io.BytesIO(old), formats=("JPEG",)) as image:
+            longest = min(max(image.size), _THUMBNAIL_PX)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return False
+    thumbnail = _small(pixels, longest)
+    for quality in (90, 75, 60, 40, 20):
+        buffer = io.BytesIO()
+        thumbnail.save(buffer, "JPEG", quality=quality)
+        if (size := len(new := buffer.getvalue())) <= room == len(old):
+            block.tiff[start : start + room] = new.ljust(room, b"\0")
+            block.put(directory[_THUMBNAIL_LENGTH], size)
+            for tag, value in ((_ORIENTATION, 1), (256, thumbnail.width), (257, thumbnail.height)):
+                block.put(directory.get(tag), value)
+            return True
+    return False
+
+
+def _small(pixels: np.ndarray, longest: int) -> Image.Image:
+    height, width = pixels.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return Image.fromarray(small if small.dtype == np.uint8 else (small >> 8).astype(np.uint8))
+
+
+# === Into a TIFF, out of a TIFF, and new ===
+
+
+def about_the_photo(exif: bytes | None) -> tuple[str, Laid]:
+    """Return the order of the block and those entries of its main directory that a TIFF can take.
+
+    Offsets to further directories are as they were: the TIFF is to begin with the block.
+    """
+    tiff = exif[len(PREFIX) :] if exif else b""
+    found: dict[int, tuple[int, int, int, bytes]] = {}
+    if order := order_of(tiff):
+        with contextlib.suppress(struct.error):
+            for entry in entries(tiff, order, first(tiff, order)):
+                found[entry.tag] = (entry.tag, entry.kind, entry.count, entry.value)
+    return order or "<", [entry for tag, entry in found.items() if tag not in _LAYOUT]
+
+
+def of_tiff(data: bytes) -> bytes | None:
+    """Return a block of what the tags of a TIFF say about the photo, or None."""
+    order = order_of(data)
+    if order is None:
+        return None
+    try:
+        laid = _gathered(memoryview(data), order, first(data, order), _LAYOUT - {_ORIENTATION})
+    except struct.error:
+        return None
+    if not laid:
+        return None
+    head = data[:4] + struct.pack(f"{order}I", 8)
+    return PREFIX + head + lay(order, laid, 8)
+
+
+def _gathered(
+    tiff: memoryview, order: str, at: int, skip: Collection[int], depth: int = 0
+) -> list[tuple[int, int, int, Any]]:
+    found: dict[int, tuple[int, int, int, Any]] = {}
+    for entry in entries(tiff, order, at):
+        value: Any = entry.value
+        if entry.tag in _DIRECTORIES:
+            if depth > 1 or len(value) != 4:
+                continue
+            below = struct.unpack(f"{order}I", value)[0]
+            value = _gathered(tiff, order, below, (), depth + 1)
+        if value and entry.tag not in skip:
+            found[entry.tag] = (entry.tag, entry.kind, entry.count, value)
+    return list(found.values())
+
+
+def of_dpi(dpi: tuple[float, float]) -> bytes:
+    """Return a block that says nothing but the resolution."""
+    x, y = (struct.pack("<II", round(value * 100), 100) for value in dpi)
+    laid = [(282, 5, 1, x), (283, 5, 1, y), (296, 3, 1, struct.pack("<H", 2))]
+    return PREFIX + b"II*\0" + struct.pack("<I", 8) + lay("<", laid, 8)

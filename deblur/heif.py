@@ -1,0 +1,52 @@
+"""HEIF and AVIF: the boxes that say what the decoders do not, and the plug-in that HEIF needs."""
+
+from __future__ import annotations
+
+import importlib
+import struct
+
+from deblur.errors import PhotoError
+
+_HOW = "install deblur[heif]"
+
+
+def register() -> None:
+    """Teach Pillow HEIF. PhotoError where the library for it is not installed."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        raise PhotoError(f"HEIF needs pillow-heif: {_HOW}") from None
+
+
+def chroma(data: bytes) -> int:
+    """Return how colours are subsampled: 444, 422, 420, or 400 for a grey photo.
+
+    Raises:
+        PhotoError: for what would lose bits or colours, since all is decoded to 8 bits and only
+            ICC profiles are kept.
+    """
+    configuration, kind = _after(data, b"av1C", 4), "AVIF"
+    if configuration:
+        bits = 8 + 2 * (configuration[2] >> 6 & 1) + 2 * (configuration[2] >> 5 & 1)
+        grey, subsampled = configuration[2] >> 4 & 1, configuration[2] >> 2 & 3
+        found = 400 if grey else {2: 422, 3: 420}.get(subsampled, 444)
+    elif configuration := _after(data, b"hvcC", 23):
+        kind = "HEIF"
+        bits = 8 + max(configuration[17] & 7, configuration[18] & 7)
+        found = (400, 420, 422, 444)[configuration[16] & 3]
+    else:
+        raise PhotoError("neither HEVC nor AV1 codes this HEIF; others are not supported")
+    if bits > 8:
+        raise PhotoError(f"{kind} of {bits} bits is not supported; 8 bits are")
+    named = _after(data, b"colrnclx", 4)
+    if named and b"colrprof" not in data and b"colrrICC" not in data:
+        primaries, transfer = struct.unpack(">HH", named)
+        if primaries in {9, 10, 11, 12, 22} or transfer in {8, 16, 18}:
+            raise PhotoError(f"{kind} of wide gamut without an ICC profile is not supported")
+    return found
+
+
+def _after(data: bytes, name: bytes, size: int) -> bytes | None:
+    at = data.find(name)
+    found = data[at + len(name) : at + len(name) + size]
+    return found if at >= 0 and len(found) == size else None

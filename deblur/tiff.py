@@ -1,0 +1,154 @@
+"""TIFF: reading 16 bits a sample, which Pillow reads as 8, and writing with all of the EXIF."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deblur import bands, exif
+from deblur.directories import Laid, lay
+from deblur.errors import PhotoError
+
+_STRIP_BYTES = 1 << 20
+_INCH = 2
+
+
+def bits(image: Image.Image) -> int:
+    """Return the bits a sample of an opened TIFF."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return int(max(tags.get(258, (1,))))
+
+
+def refuse(image: Image.Image) -> None:
+    """Raise PhotoError for a TIFF that would lose something."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if tags.get(254, 0) & 1 or 50706 in tags:
+        raise PhotoError("a camera's raw file is not supported")  # Pillow would give its preview
+    deep = bits(image)
+    if deep > 8 and deep != 16:
+        raise PhotoError(f"TIFF of {deep} bits is not supported; 8 and 16 bits are")
+    if deep == 16:
+        if image.mode not in {"RGB", "RGBA", "I;16", "I;16B"}:
+            raise PhotoError(f"TIFF of 16 bits in {image.mode} is not supported; grey and RGB are")
+        if tags.get(284, 1) != 1 and tags.get(277, 1) > 1:
+            raise PhotoError("TIFF of 16 bits in separate planes is not supported")
+
+
+def read(image: Any, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Return (pixels, alpha, grey) of 16 bits, upright, of a TIFF that is opened and not loaded."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        white_is_zero = tags.get(262) == 0
+        image.load()
+        grey = np.asarray(image).astype(np.uint16)
+        if white_is_zero:
+            grey = 65535 - grey
+        return np.repeat(grey[..., None], 3, axis=2), None, True
+    premultiplied = image.mode == "RGBA" and tags.get(338, (2,))[0] == 1
+    upper = _bytes_of(image, low=False)
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as again:
+        pixels = upper.astype(np.uint16) * np.uint16(256) | _bytes_of(again, low=True)
+    if pixels.shape[2] == 3:
+        return pixels, None, False
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    pixels = np.ascontiguousarray(pixels[..., :3])
+    if premultiplied:
+        share = np.maximum(alpha, 1).astype(np.float32)[..., None] / np.float32(65535)
+        pixels = np.minimum(np.rint(pixels / share), 65535).astype(np.uint16)
+    return pixels, alpha, False
+
+
+def _bytes_of(image: Any, *, low: bool) -> np.ndarray:
+    """Return the upper or the lower bytes: in the wrong order, the lower are what Pillow takes."""
+    tiles = []
+    for tile in image.tile:
+        args: Any = tile.args
+        mode = args if isinstance(args, str) else args[0]
+        name, _, order = mode.partition(";16")
+        little = order == "L" or (order == "N" and sys.byteorder == "little")
+        # As if it were not premultiplied: Pillow would divide the bytes one by one.
+        mode = f"{name.replace('a', 'A')};16{'L' if little != low else 'B'}"
+        tiles.append(tile._replace(args=mode if isinstance(args, str) else (mode, *args[1:])))
+    image.tile = tiles
+    image.load()
+    return bands.array(image)
+
+
+def write(
+    samples: np.ndarray,
+    *,
+    block: bytes | None = None,
+    icc: bytes | None = None,
+    xmp: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
+    """Code (H, W, 1 to 4) uint8 or uint16: differences of neighbours, deflated, in strips.
+
+    The file begins with the EXIF block, byte for byte, whose directories it then points to: so all
+    of its offsets stay true, those of maker notes included.
+    """
+    height, width, channels = samples.shape
+    deep = samples.dtype.itemsize
+    order, about = exif.about_the_photo(block)
+    begin = block[len(exif.PREFIX) :] if block and about else b"II*\0\0\0\0\0"
+    parts = [begin + b"\0" * (len(begin) % 2)]
+    at = len(parts[0])
+    rows = max(1, _STRIP_BYTES // (width * channels * deep))
+    starts, sizes = [], []
+    for top in range(0, height, rows):
+        strip = samples[top : top + rows].copy()
+        strip[:, 1:] -= samples[top : top + rows, :-1]
+        # As for PNG, level 1 is as good as 6 where there are lower bytes, which are noise.
+        coded = zlib.compress(strip.astype(f"{order}u{deep}").data, 1 if deep == 2 else 6)
+        starts.append(at)
+        sizes.append(len(coded))
+        parts.append(coded + b"\0" * (len(coded) % 2))
+        at += len(parts[-1])
+    directory = [
+        *about, *_layout(order, samples, rows, starts, sizes), *_further(order, icc, xmp, dpi)
+    ]  # fmt: skip
+    parts.append(lay(order, directory, at))
+    parts[0] = parts[0][:4] + struct.pack(f"{order}I", at) + parts[0][8:]
+    return b"".join(parts)
+
+
+def _layout(
+    order: str, samples: np.ndarray, rows: int, starts: list[int], sizes: list[int]
+) -> Laid:
+    height, width, channels = samples.shape
+    deep = [8 * samples.dtype.itemsize] * channels
+    colour = 2 if channels >= 3 else 1
+
+    def shorts(*values: int) -> tuple[int, int, bytes]:
+        return 3, len(values), struct.pack(f"{order}{len(values)}H", *values)
+
+    def longs(*values: int) -> tuple[int, int, bytes]:
+        return 4, len(values), struct.pack(f"{order}{len(values)}I", *values)
+
+    return [
+        (256, *longs(width)), (257, *longs(height)), (258, *shorts(*deep)), (259, *shorts(8)),
+        (262, *shorts(colour)), (273, *longs(*starts)), (277, *shorts(channels)),
+        (278, *longs(rows)), (279, *longs(*sizes)), (284, *shorts(1)), (317, *shorts(2)),
+        *([(338, *shorts(2))] if channels in {2, 4} else []),
+    ]  # fmt: skip
+
+
+def _further(
+    order: str, icc: bytes | None, xmp: bytes | None, dpi: tuple[float, float] | None
+) -> Laid:
+    found: list[tuple[int, int, int, bytes]] = []
+    if dpi:
+        for tag, value in zip((282, 283), dpi, strict=True):
+            found.append((tag, 5, 1, struct.pack(f"{order}II", round(value * 1000), 1000)))
+        found.append((296, 3, 1, struct.pack(f"{order}H", _INCH)))
+    if xmp:
+        found.append((700, 1, len(xmp), xmp))
+    if icc:
+        found.append((34675, 7, len(icc), icc))
+    return found

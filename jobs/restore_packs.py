@@ -1,0 +1,121 @@
+"""What passes between the stages of `deblur restore`: photos in packs of bounded size, not copied.
+
+Ray Data would pickle a photo into its table, and again out of it: for 100 megapixels that is three
+copies of 300 MB at a time. Here the pixels of a pack are a column of the table by themselves, which
+goes into shared memory once and is seen there by the next stage.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from deblur.photo import Photo
+from deblur.storage import Entry
+
+# 24 MB of pixels, or a single larger photo.
+_PACK_PIXELS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photo on its way: decoded, then restored; or failed or skipped, with a reason.
+
+    Attributes:
+        copy: the file as it is, if a skipped photo is to be copied.
+        looks: the photo before it was restored, as `guards.strong_blur` sees it.
+        tile_batch: tiles a call that it was restored with.
+    """
+
+    entry: Entry
+    photo: Photo | None = None
+    reason: str | None = None
+    skipped: bool = False
+    copy: bytes | None = None
+    looks: np.ndarray | None = None
+    sharpness: float | None = None
+    tile_batch: int = 0
+    seconds: float = 0.0
+
+    @property
+    def pixels(self) -> int:
+        """Pixels to restore."""
+        return self.photo.width * self.photo.height if self.photo else 0
+
+
+def packs(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield lists of items: enough pixels to fill tile batches, not enough to fill memory.
+
+    A photo that fills a pack is alone in it.
+    """
+    pack: list[Item] = []
+    pixels = 0
+    for item in items:
+        if pack and item.pixels >= _PACK_PIXELS:
+            yield pack
+            pack, pixels = [], 0
+        pack.append(item)
+        pixels += item.pixels
+        if pixels >= _PACK_PIXELS:
+            yield pack
+            pack, pixels = [], 0
+    if pack:
+        yield pack
+
+
+def to_table(pack: Sequence[Item]) -> pa.Table:
+    """Return the pack as a table of one row.
+
+    The largest array, the pixels of a large photo, is not copied; the others are, together.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    items = pickle.dumps(pack, protocol=5, buffer_callback=buffers.append)
+    raw = [buffer.raw() for buffer in buffers]
+    sizes = [part.nbytes for part in raw]
+    largest = sizes.index(max(sizes)) if sizes else -1
+    rest = b"".join(part for index, part in enumerate(raw) if index != largest)
+    meta = pickle.dumps((items, sizes, largest))
+    columns = {
+        "meta": pa.array([meta], pa.large_binary()),
+        "largest": _uncopied(raw[largest] if raw else b""),
+        "rest": pa.array([rest], pa.large_binary()),
+    }
+    return pa.table(columns)
+
+
+def _uncopied(data: Any) -> pa.Array:
+    buffer = pa.py_buffer(data)
+    offsets = pa.py_buffer(np.array([0, buffer.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])
+
+
+def from_table(table: pa.Table) -> Iterator[list[Item]]:
+    """Yield the packs of a table. Their arrays are views of it, and cannot be written to."""
+    for meta, largest, rest in zip(
+        *(_values(table.column(name)) for name in ("meta", "largest", "rest")), strict=True
+    ):
+        items, sizes, index = pickle.loads(meta)
+        buffers: list[Any] = []
+        start = 0
+        for number, size in enumerate(sizes):
+            if number == index:
+                buffers.append(largest)
+            else:
+                buffers.append(rest.slice(start, size))
+                start += size
+        yield pickle.loads(items, buffers=buffers)
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
+    """Yield a column's values where they lie; Arrow's own scalars are copies."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[chunk.offset :]
+        for index in range(len(chunk)):
+            start, end = int(bounds[index]), int(bounds[index + 1])
+            yield data.slice(start, end - start) if data else pa.py_buffer(b"")

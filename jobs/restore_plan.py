@@ -1,0 +1,222 @@
+"""What `deblur restore` has before it: which photos, which of them cannot be, and how long it takes."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deblur import keys, ledger, places365
+from deblur.entries import Entries
+from deblur.errors import UsageError
+from deblur.storage import Entry, LocalStore, Store
+from jobs.restore_stages import Treatment, outcome
+
+# Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
+# out of sight.
+EXTENSIONS = places365.PHOTO_EXTENSIONS | {
+    ".jpe", ".jfif", ".mpo", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl",
+}  # fmt: skip
+
+_CHUNK_PHOTOS = 32  # a task's worth of fetching: small photos come in groups,
+_CHUNK_BYTES = 32 << 20  # large ones alone
+_PART_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is, what is done, and what is to do.
+
+    Attributes:
+        inventory: all photos of SOURCE.
+        others: files there that are none.
+        before: status -> photos that have been dealt with, as they are now, in earlier runs.
+        todo: photos to restore now, by key.
+        refused: photos that cannot be restored, with reasons.
+    """
+
+    inventory: Entries
+    others: int
+    before: Mapping[str, int]
+    todo: Entries
+    refused: Sequence[tuple[Entry, str]]
+
+
+def plan(
+    source: Store,
+    destination: Store,
+    treatment: Treatment,
+    *,
+    limit: int | None,
+    retry_failed: bool,
+    probe: bool,
+) -> Plan:
+    """List SOURCE, take away what the ledger has, and judge the names of the rest.
+
+    Args:
+        source, destination: the places.
+        treatment: what is to be done to the photos.
+        limit: how many to restore at most, the first by key.
+        retry_failed: whether what failed before is to do.
+        probe: whether DESTINATION may be written to, to learn what names it takes for one.
+    """
+    inventory, others = _inventory(source, below(destination, source))
+    drawn = ledger.plan(
+        destination,
+        inventory,
+        model_id=treatment.model_id,
+        settings_id=treatment.settings_id,
+        retry_failed=retry_failed,
+    )
+    reasons = _refused(inventory, drawn.todo, source, destination, treatment, probe)
+    if not reasons:
+        return Plan(inventory, others, drawn.before, drawn.todo[:limit], [])
+    todo = Entries.of(entry for entry in drawn.todo if entry.key not in reasons)
+    refused = [(entry, reasons[entry.key]) for entry in drawn.todo if entry.key in reasons]
+    return Plan(inventory, others, drawn.before, todo[:limit], refused)
+
+
+def _inventory(source: Store, destination: str | None) -> tuple[Entries, int]:
+    """Return the photos of SOURCE, but those in DESTINATION, and how many files there are besides."""
+    others = 0
+
+    def photos() -> Iterator[Entry]:
+        nonlocal others
+        for entry in source.list():
+            if keys.own(entry.key) or (destination and entry.key.startswith(destination)):
+                continue
+            if os.path.splitext(entry.key)[1].lower() in EXTENSIONS:
+                yield entry
+            else:
+                others += 1
+
+    found = Entries.of(photos())
+    if not found:
+        raise UsageError(
+            f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}"
+        )
+    return found, others
+
+
+def below(inner: Store, outer: Store) -> str | None:
+    """Return what the keys of `inner` begin with in `outer`: "" if both are one, None if apart."""
+    inside, outside = inner.uri.rstrip("/") + "/", outer.uri.rstrip("/") + "/"
+    return inside.removeprefix(outside) if inside.startswith(outside) else None
+
+
+def refuse_overlap(source: Store, destination: Store) -> None:
+    """Raise UsageError if one place lies in the other."""
+    if below(source, destination) is None and below(destination, source) is None:
+        return
+    raise UsageError(
+        f"SOURCE {source.uri} and DESTINATION {destination.uri} lie in one another: "
+        "restored photos would be taken for new ones, or replace their originals; "
+        "give a DESTINATION elsewhere, or --allow-overlap if that is what you want"
+    )
+
+
+# === Names ===
+
+
+def _refused(
+    inventory: Sequence[Entry],
+    remaining: Sequence[Entry],
+    source: Store,
+    destination: Store,
+    treatment: Treatment,
+    probe: bool,
+) -> dict[str, str]:
+    """Return key -> reason for what has no place of its own in DESTINATION."""
+    bucket = "://" in destination.uri
+    prefix = destination.uri.partition("://")[2].partition("/")[2].rstrip("/") if bucket else ""
+    inside = below(source, destination)
+    reasons = {}
+    for entry in remaining:
+        output = treatment.output_key(entry.key)
+        why = keys.objection(output, f"{prefix}/" if prefix else "")
+        if not why and inside and output.startswith(inside):
+            why = f"its output would be {inside}..., among the photos of SOURCE"
+        if why:
+            reasons[entry.key] = why
+    if bucket and treatment.format is None and not treatment.suffix:
+        return reasons  # outputs have the keys of their photos, of which no two are the same
+    outputs = [
+        (entry.key, treatment.output_key(entry.key))
+        for entry in inventory
+        if entry.key not in reasons
+    ]
+    disk = isinstance(destination, LocalStore)
+    lost = keys.collisions(outputs, disk=disk)
+    folded = keys.collisions(outputs, disk=disk, folded=True) if disk else lost
+    if folded != lost and probe and _folds(destination):
+        lost = folded
+    if lost:  # seldom: only now it matters who was first
+        holders = ledger.steadily(lambda: _holders(destination))
+        lost = keys.collisions(outputs, disk=disk, folded=lost is folded, holders=holders)
+    return reasons | lost
+
+
+def _holders(destination: Store) -> set[str]:
+    """Return the keys of the photos that have an output in DESTINATION."""
+    return {
+        key
+        for table in ledger.current(destination, ["key", "status"])
+        for key, status in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        if status == "restored"
+    }
+
+
+def _folds(destination: Store) -> bool:
+    """Say whether DESTINATION takes names that differ by case for one."""
+    destination.make_ready()
+    name = f".deblur-probe-{uuid.uuid4().hex}"
+    destination.put(name, b"")
+    try:
+        return destination.exists(name.upper())
+    finally:
+        destination.delete(name)
+
+
+def write_refused(destination: Store, treatment: Treatment, plan: Plan) -> list[dict[str, Any]]:
+    """Write into the ledger what cannot be restored, and return it as outcomes."""
+    rows = [
+        ledger.Row(
+            keys.shown(entry.key),
+            entry.etag,
+            entry.size_bytes,
+            treatment.model_id,
+            treatment.settings_id,
+            status="failed",
+            reason=why,
+        )
+        for entry, why in plan.refused
+    ]
+    for start in range(0, len(rows), _PART_ROWS):
+        ledger.write(destination, rows[start : start + _PART_ROWS])
+    return [outcome(row) for row in rows]
+
+
+def restored_in_place(destination: Store) -> frozenset[str]:
+    """Return the SHA-256 of all files that were ever put into DESTINATION."""
+    return frozenset(
+        found
+        for table in ledger.read(destination, ["output_sha256"])
+        for found in table.column("output_sha256").to_pylist()
+        if found
+    )
+
+
+def chunks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Yield groups of photos that one task fetches."""
+    group: list[Entry] = []
+    size_bytes = 0
+    for entry in entries:
+        if group and (len(group) == _CHUNK_PHOTOS or size_bytes + entry.size_bytes > _CHUNK_BYTES):
+            yield group
+            group, size_bytes = [], 0
+        group.append(entry)
+        size_bytes += entry.size_bytes
+    if group:
+        yield group

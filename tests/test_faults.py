@@ -1,0 +1,269 @@
+"""`deblur restore` on a real store under faults: the outputs are those of a clean run, each once."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from deblur import ledger
+from deblur.storage import S3Store
+from jobs import restore
+from tests.faults_proxy import FAULTS, FaultsProxy
+from tests.stores import SeaweedFS
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+# Three tasks' worth of fetching: 32 photos, 32 and 6.
+KEYS = [f"trip {number % 3}/{number:02}.jpg" for number in range(70)]
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def source(seaweed: SeaweedFS, photos: Any) -> S3Store:
+    store = S3Store("s3://tests/faults/in", seaweed.endpoint)
+    for number, key in enumerate(KEYS):
+        store.put(key, photos.jpeg(40, 60, seed=number))
+    return store
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(trained: Path, source: S3Store, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs the job, as the driver, on the store at an endpoint."""
+
+    def job(endpoint: str, target: S3Store) -> dict[str, Any]:
+        # Only the driver is told: the stores that it opens take their endpoint to the workers.
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+            return restore.run(_options(source, target, trained))
+
+    return job
+
+
+@pytest.fixture
+def target(seaweed: SeaweedFS) -> S3Store:
+    return S3Store(f"s3://tests/faults/out-{next(_numbers)}", seaweed.endpoint)
+
+
+@pytest.fixture(scope="module")
+def clean(
+    seaweed: SeaweedFS, source: S3Store, trained: Path, ray_cluster: None
+) -> dict[str, bytes]:
+    """Return the outputs of a run without faults."""
+    target = S3Store("s3://tests/faults/clean", seaweed.endpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", seaweed.endpoint)
+        summary = restore.run(_options(source, target, trained))
+    assert (summary["restored"], summary["failed"], summary["not_done"]) == (len(KEYS), 0, 0)
+    return outputs(target)
+
+
+def _options(source: S3Store, target: S3Store, trained: Path) -> restore.Options:
+    # Without the guard, which a model of a few steps does not pass.
+    return restore.Options(source.uri, target.uri, model=str(trained / "model"), no_guard=True)
+
+
+def outputs(target: S3Store) -> dict[str, bytes]:
+    keys = [entry.key for entry in target.list() if not entry.key.startswith("_deblur/")]
+    return {key: target.read(key) for key in keys}
+
+
+def rows(target: S3Store) -> list[dict[str, Any]]:
+    parts = [entry.key for entry in target.list(ledger.FOLDER) if entry.key.endswith(".parquet")]
+    tables = [pq.read_table(io.BytesIO(target.read(key))) for key in parts]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def restored_once(target: S3Store) -> bool:
+    restored = Counter(row["key"] for row in rows(target) if row["status"] == "restored")
+    return restored == dict.fromkeys(KEYS, 1)
+
+
+def _path(store: S3Store, key: str) -> str:
+    return f"/{store.bucket}/{store.prefix}/{key}"
+
+
+# === Processes ===
+
+
+def _below(parent: int) -> Iterator[tuple[int, str]]:
+    """Yield (pid, title) of all processes below a process, and of no other's."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (OSError, UnicodeDecodeError):  # gone since
+            continue
+    for pid in titles:
+        above = pid
+        while (above := parents.get(above, 0)) > 1:
+            if above == parent:
+                yield pid, titles[pid]
+                break
+
+
+def _await_actor(timeout_s: float = 60) -> int:
+    """Return the pid of the actor that holds the model, of this process' own Ray."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for pid, title in _below(os.getpid()):
+            if title.startswith("ray::MapWorker") and "Restore" in title:
+                return pid
+        time.sleep(0.05)
+    raise AssertionError("no actor has come up")
+
+
+# === What the job survives ===
+
+
+def test_throttling_resets_and_truncated_bodies(
+    seaweed: SeaweedFS, clean: dict[str, bytes], run: Run, target: S3Store
+) -> None:
+    with FaultsProxy(seaweed.endpoint, share=0.25, seed=1) as proxy:
+        summary = run(proxy.endpoint, target)
+    assert set(proxy.faults) == set(FAULTS)
+    assert sum(proxy.faults.values()) > 30
+    assert (summary["restored"], summary["failed"]) == (len(KEYS), 0)
+    assert outputs(target) == clean
+    assert restored_once(target)
+
+
+def test_photos_that_vanish_or_change_are_in_the_ledger(
+    seaweed: SeaweedFS,
+    clean: dict[str, bytes],
+    run: Run,
+    target: S3Store,
+    source: S3Store,
+    photos: Any,
+) -> None:
+    gone, other = KEYS[3], KEYS[40]
+    before = source.read(other)
+    with FaultsProxy(seaweed.endpoint) as proxy:
+        proxy.missing = {_path(source, gone)}
+        proxy.held = lambda method, path: method == "GET" and path == _path(source, other)
+
+        def change() -> None:
+            try:
+                proxy.wait_for("GET", lambda path: path.endswith(".jpg"))  # all are listed
+                source.put(other, photos.jpeg(40, 60, seed=1000))
+            finally:
+                proxy.release()
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        try:
+            summary = run(proxy.endpoint, target)
+        finally:
+            thread.join()
+            source.put(other, before)
+    assert (summary["restored"], summary["failed"]) == (len(KEYS) - 2, 2)
+    failed = {row["key"]: row["reason"] for row in rows(target) if row["status"] == "failed"}
+    assert failed == {
+        gone: "cannot be read: vanished since it was listed",
+        other: "cannot be read: changed since it was listed",
+    }
+    left = {key: data for key, data in clean.items() if key not in failed}
+    assert outputs(target) == left
+
+
+def test_an_actor_that_is_killed(
+    seaweed: SeaweedFS, clean: dict[str, bytes], run: Run, target: S3Store, source: S3Store
+) -> None:
+    # The last task's photos are not to be read before the actor is dead, so that there is work
+    # for the one that takes its place.
+    last = {_path(source, key) for key in sorted(KEYS)[64:]}
+    with FaultsProxy(seaweed.endpoint) as proxy:
+        proxy.held = lambda method, path: method == "GET" and path in last
+        killed = []
+
+        def kill() -> None:
+            try:
+                proxy.wait_for("PUT", lambda path: path.endswith(".jpg"))
+                killed.append(_await_actor())
+                os.kill(killed[0], signal.SIGKILL)
+            finally:
+                proxy.release()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        summary = run(proxy.endpoint, target)
+        thread.join()
+    assert killed
+    assert (summary["restored"], summary["failed"]) == (len(KEYS), 0)
+    assert outputs(target) == clean
+    assert restored_once(target)
+
+
+def test_a_driver_that_is_killed_and_run_again(
+    seaweed: SeaweedFS,
+    clean: dict[str, bytes],
+    run: Run,
+    target: S3Store,
+    source: S3Store,
+    trained: Path,
+) -> None:
+    import ray
+
+    last = {_path(source, key) for key in sorted(KEYS)[64:]}
+    with FaultsProxy(seaweed.endpoint, share=0.1, seed=2) as proxy:
+        proxy.held = lambda method, path: method == "GET" and path in last
+        address = ray.get_runtime_context().gcs_address
+        words = ["restore", source.uri, target.uri, "--model", str(trained / "model"), "--no-guard"]
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *words, "--address", address],
+            env=os.environ | {"AWS_ENDPOINT_URL_S3": proxy.endpoint},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            proxy.wait_for("PUT", lambda path: path.endswith(".parquet"))
+        finally:
+            driver.kill()
+            said = driver.communicate()[1].decode()
+            proxy.release()
+        assert driver.returncode == -signal.SIGKILL, said
+        before = len(rows(target))
+        assert 0 < before < len(KEYS)
+        summary = run(proxy.endpoint, target)
+    assert (summary["restored"], summary["failed"]) == (len(KEYS), 0)
+    assert summary["this_run"]["restored"] <= len(KEYS) - before
+    assert outputs(target) == clean
+    assert restored_once(target)
+
+
+def test_a_store_that_is_restarted_in_mid_run(
+    seaweed: SeaweedFS, clean: dict[str, bytes], run: Run, target: S3Store
+) -> None:
+    with FaultsProxy(seaweed.endpoint) as proxy:
+
+        def restart() -> None:
+            proxy.wait_for("PUT", lambda path: path.endswith(".jpg"))
+            seaweed.kill()
+            time.sleep(2)
+            seaweed.start()
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        summary = run(proxy.endpoint, target)
+        thread.join()
+    assert (summary["restored"], summary["failed"]) == (len(KEYS), 0)
+    assert outputs(target) == clean
+    assert restored_once(target)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from deblur import photo, tiff
+from deblur.errors import PhotoError
+
+# As photo.py asks for itself; pytest sets the filters anew for each test.
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
+
+
+def made(samples: np.ndarray, **options: Any) -> bytes:
+    """Return a TIFF by another library."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **options)
+    return buffer.getvalue()
+
+
+def rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kind", ["colour", "grey", "alpha"])
+def test_16_bits_come_and_go(
+    photos: Any, byteorder: str, compression: str | None, kind: str
+) -> None:
+    pixels = photos.pixels(dtype=np.uint16)
+    alpha = np.ascontiguousarray(photos.pixels(seed=1, dtype=np.uint16)[..., 0])
+    samples = {"colour": pixels, "grey": pixels[..., 0], "alpha": np.dstack([pixels, alpha])}[kind]
+    options: dict[str, Any] = {"photometric": "minisblack" if kind == "grey" else "rgb"}
+    if kind == "alpha":
+        options["extrasamples"] = ["unassalpha"]
+    options |= {"byteorder": byteorder, "compression": compression, "predictor": bool(compression)}
+    source = photo.decode(made(np.ascontiguousarray(samples), **options))
+    np.testing.assert_array_equal(source.pixels, rgb(samples) if kind == "grey" else pixels)
+    assert source.grey == (kind == "grey")
+    assert (source.alpha is not None) == (kind == "alpha")
+    data = photo.encode(source)
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), samples)
+    again = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    order = [0] if kind == "grey" else [2, 1, 0, 3][: samples.shape[2]]
+    np.testing.assert_array_equal(np.atleast_3d(again)[..., order], np.atleast_3d(samples))
+
+
+def test_greys_of_16_bits_where_white_is_zero(photos: Any) -> None:
+    grey = np.ascontiguousarray(photos.pixels(dtype=np.uint16)[..., 0])
+    source = photo.decode(made(grey, photometric="miniswhite"))
+    np.testing.assert_array_equal(source.pixels, rgb(65535 - grey))
+
+
+def test_colours_of_16_bits_that_were_multiplied_by_alpha(photos: Any) -> None:
+    pixels = photos.pixels(dtype=np.uint16)
+    alpha = np.full(pixels.shape[:2], 30_000, np.uint16)
+    alpha[0] = 0
+    product = np.rint(pixels * (alpha[..., None] / 65535)).astype(np.uint16)
+    source = photo.decode(
+        made(np.dstack([product, alpha]), photometric="rgb", extrasamples=["assocalpha"])
+    )
+    np.testing.assert_array_equal(source.alpha, alpha)
+    np.testing.assert_allclose(source.pixels[1:].astype(int), pixels[1:], atol=2)
+    assert not source.pixels[0].any()
+
+
+def test_grey_with_alpha_of_16_bits_is_written_in_colour(photos: Any) -> None:
+    pixels = rgb(photos.pixels(dtype=np.uint16)[..., 0])
+    source = photo.Photo(pixels, pixels[..., 1].copy(), grey=True, format="TIFF")
+    again = photo.decode(photo.encode(source))
+    np.testing.assert_array_equal(again.pixels, pixels)
+    np.testing.assert_array_equal(again.alpha, pixels[..., 0])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3)])
+def test_8_bits_are_written_in_strips(
+    photos: Any, channels: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff, "_STRIP_BYTES", 2000)
+    samples = np.dstack([photos.pixels(*size), photos.pixels(*size, seed=1)])[..., :channels]
+    image = Image.open(io.BytesIO(tiff.write(samples, dpi=(300.0, 240.5))))
+    np.testing.assert_array_equal(np.atleast_3d(np.asarray(image)), samples)
+    assert image.info["dpi"] == (300, 240.5)
+
+
+def test_tiffs_that_would_lose_something_are_refused(photos: Any) -> None:
+    wide = photos.pixels(dtype=np.uint16)
+    lab = io.BytesIO()
+    Image.new("LAB", (4, 4)).save(lab, "TIFF")
+    for data, reason in [
+        (lab.getvalue(), "pixels of type LAB are not supported"),
+        (photos.file(photos.pixels(), "TIFF", tiffinfo={254: 1}), "raw file is not supported"),
+        (photos.file(np.zeros((4, 4), np.float32), "TIFF"), "TIFF of 32 bits is not supported"),
+        (made(np.dstack([wide, wide[..., :1]]), photometric="separated"), "16 bits in CMYK"),
+        (
+            made(wide.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate"),
+            "in separate planes",
+        ),
+        (
+            made(wide[..., :2].copy(), photometric="minisblack", extrasamples=["unassalpha"]),
+            "damaged, or of a kind that is not supported",
+        ),
+    ]:
+        with pytest.raises(PhotoError, match=reason):
+            photo.decode(data)
+
+
+def test_inks_of_a_tiff(photos: Any) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(photos.pixels()).convert("CMYK").save(buffer, "TIFF", compression="tiff_lzw")
+    source = photo.decode(buffer.getvalue())
+    np.testing.assert_allclose(source.pixels.astype(int), photos.pixels(), atol=3)
+    assert photo.decode(photo.encode(source)).format == "TIFF"
