@@ -161,7 +161,11 @@ def write_shard(
     buffer = io.BytesIO()
     # The pictures are coded already; what is left does not pay for the time of a compressor.
     pq.write_table(
-        pa.table(columns, schema=schema), buffer, compression="none", use_dictionary=["category"]
+        pa.table(columns, schema=schema),
+        buffer,
+        compression="none",
+        use_dictionary=["category"],
+        write_statistics=["key", "category"],  # of pictures they cost 40 ms a shard
     )
     store.put(name, buffer.getbuffer())
     return facts

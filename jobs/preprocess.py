@@ -21,7 +21,7 @@ from cyclopts import Parameter
 from deblur import copies, pairs, places365
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
-from jobs.preprocess_shards import Shard, ShardMaker
+from jobs.preprocess_shards import Shard, ShardMaker, bundles
 from jobs.runtime import Cluster, Progress, cluster, counts, note, warn
 
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
@@ -190,9 +190,11 @@ def _make(
     shards: Sequence[Shard], maker: ShardMaker, progress: Progress
 ) -> Iterator[tuple[str, pairs.ShardFacts]]:
     """Make shards on all workers and yield what each says of itself."""
+    import ray
     import ray.data
 
-    rows = [{"shard": shard} for shard in shards]
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    rows = [{"shards": bundle} for bundle in bundles(shards, max(cores, 1))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         maker, batch_size=None, num_cpus=1
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from deblur.storage import Store, reason
 if TYPE_CHECKING:
     from jobs.preprocess import Options
 
-_FETCH_THREADS = (
-    8  # of each worker: hides a store's latency of some 30 ms behind 10 ms of work a photo
-)
+# Of each worker: they hide a store's latency of some 30 ms behind 7 ms of work a photo.
+_FETCH_THREADS = 8
+# Some seven seconds: what a lost worker's task does again, and the step of the progress bar.
+_BUNDLE_SHARDS = 16
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,20 @@ class Shard:
     photos: tuple[tuple[str, str], ...]  # (key, category)
 
 
+def bundles(shards: Sequence[Shard], workers: int) -> Iterator[list[Shard]]:
+    """Yield what a task makes: many shards at first, single ones at the end.
+
+    Between two tasks a core waits 0.2 s for Ray, and a shard takes 0.45 s, so one a task wastes a
+    third; but if all were large, one worker would be left with the last. Guided self-scheduling
+    (Polychronopoulos & Kuck 1987): two thirds of an even share of what is left.
+    """
+    start = 0
+    while start < len(shards):
+        count = min(max(2 * (len(shards) - start) // (3 * workers), 1), _BUNDLE_SHARDS)
+        yield list(shards[start : start + count])
+        start += count
+
+
 class ShardMaker:
     """Makes one shard: fetch by threads, decode, crop, blur, code, put."""
 
@@ -36,10 +51,10 @@ class ShardMaker:
         self._source, self._destination = source, destination
         self._options, self._plan_id = options, plan_id
 
-    def __call__(self, batch: Mapping[str, Sequence[Shard]]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Mapping[str, Sequence[Sequence[Shard]]]) -> dict[str, list[Any]]:
         """Make the shards of a batch and return a row about each."""
         rows: dict[str, list[Any]] = {"name": [], "photos": [], "facts": []}
-        for shard in batch["shard"]:
+        for shard in (shard for bundle in batch["shards"] for shard in bundle):
             facts = self.make(shard)
             rows["name"].append(shard.name)
             rows["photos"].append(len(shard.photos))

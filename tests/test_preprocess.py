@@ -10,6 +10,7 @@ from deblur.errors import UsageError
 from deblur.places365 import Pool
 from deblur.storage import LocalStore, open_store
 from jobs import preprocess, runtime
+from jobs.preprocess_shards import Shard, bundles
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -125,6 +126,17 @@ def test_plan_takes_categories_in_turn_and_fills_shards() -> None:
     assert [shard.name for shard in shards] == ["train/00000.parquet", "train/00001.parquet"]
     assert [len(shard.photos) for shard in shards] == [64, 8]
     assert shards[0].photos[:5] == (("a0", "a"), ("b0", "b"), ("a1", "a"), ("b1", "b"), ("a2", "a"))
+
+
+@pytest.mark.parametrize(("count", "workers"), [(1, 8), (26, 2), (400, 3)])
+def test_bundles_are_large_first_and_single_at_the_end(count: int, workers: int) -> None:
+    shards = [Shard(str(index), "train", ()) for index in range(count)]
+    made = list(bundles(shards, workers))
+    assert [shard for bundle in made for shard in bundle] == shards
+    sizes = [len(bundle) for bundle in made]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] <= 16
+    assert sizes[-1] == 1
 
 
 @pytest.mark.parametrize(
