@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur import seeds
+from deblur import seeds, trajectory
 from deblur.errors import UsageError
 
 RECIPES: tuple[str, ...] = ("box14", "gaussian", "motion", "defocus", "photo")
@@ -37,10 +37,9 @@ RECIPES: tuple[str, ...] = ("box14", "gaussian", "motion", "defocus", "photo")
 # keeps little but its colours. A disk of radius r has one of r / 2.
 SIGMA_PX = (0.8, 4.0)
 RADIUS_PX = (1.6, 8.0)
-# Boracchi & Foi's generator: 2000 steps of a path of 60 px, of which the exposure shows a part.
-# Exposed paths of 6 to 42 px give extents like the 13 to 27 px of the hand shakes measured by Levin
-# et al., "Understanding and Evaluating Blind Deconvolution Algorithms", CVPR 2009.
-PATH_STEPS, PATH_PX = 2000, 60.0
+# The part of the trajectory that the exposure shows: paths of 6 to 42 px, whose extents are like
+# the 13 to 27 px of the hand shakes measured by Levin et al., "Understanding and Evaluating Blind
+# Deconvolution Algorithms", CVPR 2009.
 EXPOSURE = (0.1, 0.7)
 # As DeblurGAN chose it (Kupyn et al., CVPR 2018); the generator's own, up to 0.1, makes blobs.
 ANXIETY = (0.001, 0.01)
@@ -148,7 +147,7 @@ def psf(degradation: Degradation) -> NDArray[np.float32]:
     drawn: Mapping[str, Any] = degradation.parameters.get("blur", degradation.parameters)
     match drawn.get("kind", degradation.recipe):
         case "motion":
-            kernel = _motion(drawn["exposure"], drawn["anxiety"], drawn["path_seed"])
+            kernel = trajectory.kernel(drawn["exposure"], drawn["anxiety"], drawn["path_seed"])
         case "defocus":
             kernel = _disk(drawn["radius_px"])
         case "anisotropic":
@@ -199,49 +198,6 @@ def _anisotropic(sigma_px: list[float], angle_rad: float) -> NDArray[np.float64]
     u = math.cos(angle_rad) * x + math.sin(angle_rad) * y
     v = math.cos(angle_rad) * y - math.sin(angle_rad) * x
     return np.exp(-0.5 * ((u / sigma_px[0]) ** 2 + (v / sigma_px[1]) ** 2))
-
-
-def _motion(exposure: float, anxiety: float, path_seed: int) -> NDArray[np.float64]:
-    """Return the PSF of a hand-held exposure, the time that a shaken path spends at each pixel.
-
-    After Boracchi & Foi, "Modeling the Performance of Image Restoration from Motion Blur", IEEE TIP
-    21(8), 2012, and its authors' generator: a particle of constant speed is turned by Gaussian
-    jolts, drawn back to where it began, and at times thrown into reverse.
-    """
-    rng = np.random.default_rng(path_seed)
-    pull, jolt, reversal = rng.random(3) * (0.7, 10.0, 0.2)
-    heading = math.tau * rng.random()
-    jolts = (jolt * rng.normal(size=(PATH_STEPS, 2))).tolist()
-    events = rng.random((PATH_STEPS, 2)).tolist()
-    speed = PATH_PX / (PATH_STEPS - 1)
-    position, velocity = 0j, speed * complex(math.cos(heading), math.sin(heading))
-    path = [position]
-    # Each step needs the one before; Python's complex numbers are faster at that than NumPy's.
-    for step in range(round(exposure * PATH_STEPS)):
-        turn = anxiety * speed * (complex(*jolts[step]) - pull * position)
-        if events[step][0] < reversal * anxiety:
-            bend = math.pi + events[step][1] - 0.5
-            turn += 2 * velocity * complex(math.cos(bend), math.sin(bend))
-        velocity += turn
-        velocity *= speed / abs(velocity)
-        position += velocity
-        path.append(position)
-    return _rasterise(np.array(path))
-
-
-def _rasterise(path: NDArray[np.complex128]) -> NDArray[np.float64]:
-    # Centred on its centroid, so that the blur does not also move the photo; each point is shared
-    # bilinearly by four pixels, which keeps the centroid exactly.
-    points = np.stack([path.imag, path.real])
-    points -= points.mean(axis=1, keepdims=True)
-    reach = int(np.abs(points).max()) + 1
-    corner = np.floor(points).astype(int)
-    (wy, wx), (y, x) = points - corner, corner + reach
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
-    for dy, weight_y in enumerate((1 - wy, wy)):
-        for dx, weight_x in enumerate((1 - wx, wx)):
-            np.add.at(kernel, (y + dy, x + dx), weight_y * weight_x)
-    return kernel
 
 
 # === Carrying it out ===

@@ -25,7 +25,7 @@ from cyclopts import Parameter
 from deblur import models, pairs, report, seeds
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
-from jobs.evaluate_methods import PRIOR_PHOTOS, Evaluate, Result
+from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate, Result
 from jobs.runtime import Cluster, Progress, cluster, note
 
 PAGE = "report.html"
@@ -112,9 +112,10 @@ def _measure(
         if count:
             rows.append({"shard": name, "count": count})
         left -= count
+    chosen = Choice(options.model, options.baselines, options.precision)
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Evaluate,
-        fn_constructor_args=(source, dataset, options, total),
+        fn_constructor_args=(source, dataset, chosen, options.examples / max(total, 1)),
         compute=ray.data.ActorPoolStrategy(size=1),
         batch_size=1,
         num_cpus=1,

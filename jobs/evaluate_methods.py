@@ -5,20 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deblur import blur, classical, metrics, models, pairs, photo, report, seeds
 from deblur.storage import Store
 
-if TYPE_CHECKING:
-    from jobs.evaluate import Options
-
 PRIOR_PHOTOS = 200  # the second moments of 100 photos are within 0.1 dB of those of 300
 _WIENER = "Wiener (kernel known)"
 
 Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is measured."""
+
+    models: Sequence[str]
+    baselines: bool
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,11 @@ class Result:
 class Evaluate:
     """Holds the methods and measures them on shards."""
 
-    def __init__(self, source: Store, dataset: pairs.Dataset, options: Options, total: int) -> None:
-        self._source, self._options, self._share = source, options, options.examples / max(total, 1)
-        self._methods = dict(_methods(source, dataset, options))
+    def __init__(
+        self, source: Store, dataset: pairs.Dataset, chosen: Choice, example_share: float
+    ) -> None:
+        self._source, self._share = source, example_share
+        self._methods = dict(_methods(source, dataset, chosen))
         warm = np.full((dataset.size_px, dataset.size_px, 3), 128, np.uint8)
         recipe = blur.draw(dataset.recipe, seed=0, key="warm-up")
         for method in self._methods.values():
@@ -91,22 +99,20 @@ class Evaluate:
         return seeds.generator(0, key, "example").random() < 2 * self._share
 
 
-def _methods(
-    source: Store, dataset: pairs.Dataset, options: Options
-) -> Iterator[tuple[str, Method]]:
+def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[tuple[str, Method]]:
     yield report.BLURRED, lambda blurred, _: list(blurred)
-    if options.baselines:
+    if chosen.baselines:
         yield (
             "unsharp mask",
             lambda blurred, _: [_rounded(classical.unsharp(_unit(one))) for one in blurred],
         )
         yield _WIENER, _wiener(source, dataset)
     names: set[str] = set()
-    for uri in options.model:
+    for uri in chosen.models:
         name = models.read_card(uri).name
         name = name if name not in names else uri
         names.add(name)
-        yield name, _model(uri, options)
+        yield name, _model(uri, chosen.precision)
 
 
 def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
@@ -141,11 +147,11 @@ def _training_photos(source: Store) -> Iterator[np.ndarray]:
             yield photo.decode_lossless(row.sharp)
 
 
-def _model(uri: str, options: Options) -> Method:
+def _model(uri: str, precision: Any) -> Method:
     from deblur.precision import policy
     from deblur.restorer import Restorer
 
-    dtype_policy = policy(options.precision)  # type: ignore[arg-type]  # checked by `policy`
+    dtype_policy = policy(precision)
     restorer = Restorer(models.load(uri, dtype_policy), dtype_policy)
     return lambda blurred, _: list(restorer.restore(blurred))
 

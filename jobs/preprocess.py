@@ -81,7 +81,14 @@ def run(options: Options) -> dict[str, Any]:
                 stack.enter_context(
                     cluster(options.cluster)
                 )  # Ray starts when there is work for it
-                maker = ShardMaker(source, destination, options, plan_id)
+                maker = ShardMaker(
+                    source,
+                    destination,
+                    recipe=options.blur,
+                    seed=options.seed,
+                    size_px=options.size,
+                    plan_id=plan_id,
+                )
                 results |= dict(_make(missing, maker, progress))
             made |= results
             failed = {key: why for facts in results.values() for key, why in facts.rejected.items()}

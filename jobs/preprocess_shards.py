@@ -6,14 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deblur import pairs
 from deblur.errors import PhotoError
 from deblur.storage import Store, reason
-
-if TYPE_CHECKING:
-    from jobs.preprocess import Options
 
 # Of each worker: they hide a store's latency of some 30 ms behind 7 ms of work a photo.
 _FETCH_THREADS = 8
@@ -47,9 +44,19 @@ def bundles(shards: Sequence[Shard], workers: int) -> Iterator[list[Shard]]:
 class ShardMaker:
     """Makes one shard: fetch by threads, decode, crop, blur, code, put."""
 
-    def __init__(self, source: Store, destination: Store, options: Options, plan_id: str) -> None:
+    def __init__(
+        self,
+        source: Store,
+        destination: Store,
+        *,
+        recipe: str,
+        seed: int,
+        size_px: int,
+        plan_id: str,
+    ) -> None:
         self._source, self._destination = source, destination
-        self._options, self._plan_id = options, plan_id
+        self._recipe, self._seed, self._size_px = recipe, seed, size_px
+        self._plan_id = plan_id
 
     def __call__(self, batch: Mapping[str, Sequence[Sequence[Shard]]]) -> dict[str, list[Any]]:
         """Make the shards of a batch and return a row about each."""
@@ -76,8 +83,8 @@ class ShardMaker:
                         raise PhotoError(f"cannot be read: {reason(data)}")
                     done.append(
                         pairs.make_pair(
-                            data, key=key, category=category, recipe=self._options.blur,
-                            seed=self._options.seed, size_px=self._options.size,
+                            data, key=key, category=category, recipe=self._recipe,
+                            seed=self._seed, size_px=self._size_px,
                         )
                     )  # fmt: skip
                 except PhotoError as error:
