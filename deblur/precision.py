@@ -22,16 +22,21 @@ _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 _AMPERE = (8, 0)
 
 
+def check(precision: str) -> None:
+    """Raise UsageError unless this is a precision."""
+    if precision not in {"auto", *_POLICIES}:
+        raise UsageError(f"--precision {precision!r}: expected auto, {' or '.join(_POLICIES)}")
+
+
 def policy(precision: Precision) -> str:
     """Return the Keras dtype policy of a precision, looking at this machine for `auto`.
 
     Raises:
         UsageError: if it is another word.
     """
+    check(precision)
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16() else "float32"
-    if precision not in _POLICIES:
-        raise UsageError(f"precision {precision!r}: expected auto, {' or '.join(_POLICIES)}")
     return _POLICIES[precision]
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from deblur import models, pairs, report, seeds
+from deblur import models, pairs, precision, report, seeds
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate, Result
@@ -60,6 +60,7 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Measure, write the report and return the summary."""
+    precision.check(options.precision)
     source, destination = open_store(options.pairs), open_store(options.report)
     # Workers have other working folders.
     options = replace(options, model=tuple(open_store(uri).uri for uri in options.model))

@@ -18,7 +18,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import ledger, models, photo
+from deblur import ledger, models, photo, precision
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.restorer import TILE_BATCH
@@ -252,8 +252,7 @@ def _check(options: Options) -> None:
         raise UsageError(f"--limit {options.limit}: expected 1 or more")
     if options.actors is not None and options.actors < 1:
         raise UsageError(f"--actors {options.actors}: expected 1 or more")
-    if options.precision not in {"auto", "bfloat16", "float32"}:
-        raise UsageError(f"--precision {options.precision!r}: expected auto, bfloat16 or float32")
+    precision.check(options.precision)
     if options.format != "keep" and f".{options.format}".lower() not in photo.FORMATS:
         known = sorted({name.lower() for name in photo.FORMATS.values()})
         raise UsageError(f"--format {options.format!r}: expected keep, {', '.join(known)}")

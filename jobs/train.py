@@ -19,7 +19,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import models, pairs
+from deblur import models, pairs, precision
 from deblur.errors import UsageError
 from deblur.networks import network
 from deblur.sampling import Order
@@ -273,8 +273,7 @@ def _model_file() -> str:
 
 def _check(options: Options) -> None:
     network(options.network)
-    if options.precision not in {"auto", "bfloat16", "float32"}:
-        raise UsageError(f"--precision {options.precision!r}: expected auto, bfloat16 or float32")
+    precision.check(options.precision)
     for name in ("epochs", "batch_size", "workers", "validate_every", "checkpoint_steps"):
         if getattr(options, name) < 1:
             raise UsageError(
