@@ -1,36 +1,57 @@
 """Adversarial and pixel losses, in pure Keras ops.
 
-Each is a mean over the batch, so the loss of a batch is the mean of its equal parts' losses.
+Each returns one value a photo, (B,): a step adds them up with weights, so that a batch may be
+shared by any number of workers, and filled up with photos that count for nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from keras import ops
 
 Tensor = Any
 
-# Isola et al. 2017, section 3.1 and the report: loss = GAN + 100 L1, for pictures in [-1, 1].
-L1_WEIGHT = 100.0
-
-
-class GeneratorLoss(NamedTuple):
-    """What the generator minimises, and its two terms: scalars, total = GAN + 100 L1."""
-
-    total: Tensor
-    gan: Tensor
-    l1: Tensor
+# Charbonnier's, where |d| turns into d²: a quarter of an 8-bit level.
+_CHARBONNIER_EPSILON = 1e-3
+# NAFNet's (Chen et al., ECCV 2022): an error that no 8-bit photo shows.
+_PSNR_EPSILON = 1e-8
 
 
 def l1(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Return the mean absolute error of (B, H, W, 3) in [0, 1], on the paper's [-1, 1] scale."""
-    return 2.0 * ops.mean(ops.abs(restored - sharp))
+    """Return the mean absolute error of (B, H, W, 3) in [0, 1], on pix2pix's [-1, 1] scale."""
+    return 2.0 * ops.mean(ops.abs(restored - sharp), axis=(1, 2, 3))
+
+
+def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Return the mean of sqrt(d² + ε²) of (B, H, W, 3) in [0, 1]: L1, smooth at zero.
+
+    Charbonnier et al., "Two deterministic half-quadratic regularization algorithms", ICIP 1994.
+    """
+    squared = ops.square(restored - sharp) + _CHARBONNIER_EPSILON**2
+    return ops.mean(ops.sqrt(squared), axis=(1, 2, 3))
+
+
+def psnr(restored: Tensor, sharp: Tensor) -> Tensor:
+    """Return minus the PSNR in dB of (B, H, W, 3) in [0, 1]: each photo counts alike.
+
+    Chen et al., "Simple Baselines for Image Restoration" (NAFNet), ECCV 2022.
+    """
+    error = ops.mean(ops.square(restored - sharp), axis=(1, 2, 3))
+    return (10.0 / ops.log(10.0)) * ops.log(error + _PSNR_EPSILON)
+
+
+PIXEL: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": l1,
+    "charbonnier": charbonnier,
+    "psnr": psnr,
+}
 
 
 def cross_entropy(logits: Tensor, *, real: bool) -> Tensor:
-    """Return the mean binary cross-entropy of logits that should all say `real`, or all not."""
-    return ops.mean(ops.softplus(-logits if real else logits))
+    """Return the binary cross-entropy of (B, H, W, 1) logits that should all say `real`, or not."""
+    return ops.mean(ops.softplus(-logits if real else logits), axis=(1, 2, 3))
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -38,7 +59,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return cross_entropy(real_logits, real=True) + cross_entropy(fake_logits, real=False)
 
 
-def generator_loss(fake_logits: Tensor, restored: Tensor, sharp: Tensor) -> GeneratorLoss:
-    """Return how far (B, H, W, 3) restored in [0, 1] is from sharp, and from deceiving."""
-    gan, pixel = cross_entropy(fake_logits, real=True), l1(restored, sharp)
-    return GeneratorLoss(gan + L1_WEIGHT * pixel, gan, pixel)
+def accuracy(logits: Tensor, *, real: bool) -> Tensor:
+    """Return the share of patches of (B, H, W, 1) logits that are judged right."""
+    right = logits > 0 if real else logits < 0
+    return ops.mean(ops.cast(right, "float32"), axis=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""The pair: its Arrow schema, making one, a shard of many, and the jitter that keeps a pair a pair.
+"""The pair: its Arrow schema, making one, and a shard of many.
 
 A shard is the unit of work. It is written whole, named by its number, and carries in its own
 metadata what was rejected and the sum of its rows' digests, so that a rerun needs nothing but the
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deblur import __version__, blur, photo, seeds
+from deblur import __version__, blur, photo
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Store
 
@@ -236,63 +236,3 @@ def read_dataset(store: Store) -> Dataset:
 def shards(store: Store, split: str) -> list[str]:
     """Return the names of a split's shards, in order."""
     return sorted(entry.key for entry in store.list(split) if entry.key.endswith(".parquet"))
-
-
-def reflected(start: int, length: int, size: int, shift: int) -> np.ndarray:
-    """Return `length` indices from `start` on, reflected into [0, size).
-
-    The axes of reflection are shift/2 and size - 1 + shift/2. With shift 0 this is OpenCV's
-    reflect-101 border. A picture filtered by a kernel of even size is symmetric about half a pixel:
-    with the recipe's `mirror_shift` it is continued exactly as if the sharp one had been.
-    """
-    period = 2 * (size - 1)
-    index = (np.arange(start, start + length) - shift) % period
-    # Left of the first axis, index i comes back as shift - i; right of the second, as
-    # 2 (size - 1) + shift - i.
-    folded = np.where(index < size - shift, index + shift, period - index)
-    return np.where(folded > size - 1, period + shift - folded, folded)
-
-
-def jitter(
-    sharp: np.ndarray,
-    blurred: np.ndarray,
-    generator: np.random.Generator,
-    *,
-    mirror_shift: int,
-    border_px: int = 15,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift a pair by up to `border_px` in any direction, and mirror half of them.
-
-    The tutorial of pix2pix enlarges 256 to 286 and crops; that would enlarge the kernel too, so we
-    continue the photo by reflection instead (15 is the same (286 - 256) / 2). Mirroring turns an
-    even kernel's half-pixel shift around, which `mirror_shift` undoes: the pair that comes out is a
-    pair of the same kernel, to the last bit.
-
-    Args:
-        sharp, blurred: (H, W, 3) arrays.
-        generator: draws the shift and the mirror.
-        mirror_shift: the recipe's, see `blur.mirror_shift`.
-        border_px: largest shift in pixels.
-    """
-    height, width = sharp.shape[:2]
-    top, left = (int(value) for value in generator.integers(-border_px, border_px + 1, size=2))
-    rows, columns = (
-        [reflected(start, length, length, shift) for shift in (0, mirror_shift)]
-        for start, length in ((top, height), (left, width))
-    )
-    if generator.random() < 0.5:
-        # Sharp column x becomes -x; the blurred one that belongs to it lies `mirror_shift` further.
-        columns = [
-            reflected(left, width, width, 0)[::-1],
-            reflected(left + mirror_shift, width, width, mirror_shift)[::-1],
-        ]
-    # Twice `take` costs a fifth of one fancy index.
-    return (
-        sharp.take(rows[0], axis=0).take(columns[0], axis=1),
-        blurred.take(rows[1], axis=0).take(columns[1], axis=1),
-    )
-
-
-def jitter_generator(seed: int, key: str, epoch: int) -> np.random.Generator:
-    """Return the generator of one pair's jitter in one epoch."""
-    return seeds.generator(seed, key, f"jitter of epoch {epoch}")

@@ -1,4 +1,4 @@
-"""The pairs' pictures: pixels alone, coded without loss."""
+"""Pixels alone: as the pairs hold them, coded without loss, and as networks give them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def decode_lossless(data: bytes | memoryview) -> np.ndarray:
     if pixels is None:
         raise PhotoError("a coded picture of the pairs is damaged")
     return pixels
+
+
+def of_unit(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 of float32 in [0, 1], rounded; what is beyond is clipped."""
+    rounded: np.ndarray = np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
+    return rounded

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deblur import blur, classical, metrics, models, pairs, photo, report, seeds
+from deblur import blur, classical, metrics, models, pairs, photo, pictures, report, seeds
 from deblur.storage import Store
 
 PRIOR_PHOTOS = 200  # the second moments of 100 photos are within 0.1 dB of those of 300
@@ -104,7 +104,7 @@ def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[
     if chosen.baselines:
         yield (
             "unsharp mask",
-            lambda blurred, _: [_rounded(classical.unsharp(_unit(one))) for one in blurred],
+            lambda blurred, _: [pictures.of_unit(classical.unsharp(_unit(one))) for one in blurred],
         )
         yield _WIENER, _wiener(source, dataset)
     names: set[str] = set()
@@ -126,7 +126,7 @@ def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
             blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]
         ) -> list[np.ndarray]:
             return [
-                _rounded(
+                pictures.of_unit(
                     classical.wiener(_unit(one), blur.psf(recipe), blur.noise_variance(recipe))
                 )
                 for one, recipe in zip(blurred, recipes, strict=True)
@@ -134,7 +134,7 @@ def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
 
         return by_kernel
     exact = classical.SeparableWiener.fit(kernel, sharps, blur.noise_variance(fixed))
-    return lambda blurred, _: [_rounded(exact(_unit(one))) for one in blurred]
+    return lambda blurred, _: [pictures.of_unit(exact(_unit(one))) for one in blurred]
 
 
 def _training_photos(source: Store) -> Iterator[np.ndarray]:
@@ -158,10 +158,6 @@ def _model(uri: str, precision: Any) -> Method:
 
 def _unit(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) * np.float32(1 / 255)
-
-
-def _rounded(unit: np.ndarray) -> np.ndarray:
-    return np.rint(unit * 255).clip(0, 255).astype(np.uint8)
 
 
 def _picture(pixels: np.ndarray) -> bytes:

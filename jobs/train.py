@@ -1,10 +1,10 @@
-"""Pairs -> a model. Ray Train's workers step together; Ray Data decodes and jitters what they see.
+"""Photos -> a model. Ray Train's workers step together; Ray Data decodes and draws what they see.
 
-    deblur train pairs/ run/ --epochs 40        # the report's GAN: 40 epochs at batch 1
+    deblur train pairs/ run/                            # the report's GAN: 40 epochs at batch 1
+    deblur train photos/ run/ --blur photo              # sharp photos, blurred anew in each epoch
 
-The order of the pairs and each pair's jitter depend on the seed alone, so a run that is killed and
-started again goes on as if nothing had happened, and N workers with batch b take the steps of one
-worker with batch N b.
+What a step sees depends on the seed and the batch alone, not on the workers that share it: a run
+that is killed, and goes on with more workers or fewer, takes the same steps.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import threading
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import models, pairs, precision
-from deblur.errors import UsageError
+from deblur import blur, models, pairs, precision, recipes
+from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
-from jobs.runtime import Cluster, Progress, cluster, hushed, is_embedded, note
+from jobs import train_run
+from jobs.runtime import Cluster, Progress, cluster, hushed, is_embedded, note, warn
 
-CONFIGURATION = "config.json"
-_CHECKPOINTS = "checkpoints"
-LIVE = "live.json"  # what a terminal shows of a run: written by worker 0, read by the driver
-_LIVE_EVERY_S = 1.0
+# As many validations at most, unless the user says how often.
+_VALIDATIONS = 50
+_HELD_OUT_SHARE = 0.1
 
 
 @Parameter(name="*")
@@ -37,35 +37,49 @@ _LIVE_EVERY_S = 1.0
 class Options:
     """What the job takes."""
 
-    pairs: str
-    "Pairs that `deblur preprocess` made. Folder or s3://bucket/prefix."
+    source: str
+    "Pairs that `deblur preprocess` made, or sharp photos. Folder or s3://bucket/prefix."
     run: str
     "Where the run lives: checkpoints, TensorBoard events, and the model. Folder or s3://bucket/prefix."
     _: KW_ONLY
+    recipe: str = "report"
+    "How to train: report (pix2pix as the report has it). What follows replaces single parts of it."
     name: str | None = None
     "What the model is called; else as its network."
-    network: str = "pix2pix"
+    network: str | None = None
     "pix2pix (the report's, 57 M parameters) or pix2pix-small (a sixteenth)."
-    epochs: int = 40
-    "Times that every training pair is seen."
-    batch_size: int = 1
-    "Pairs a worker and step."
-    workers: int = 1
-    "Training processes; each takes a GPU with --gpu."
+    epochs: int | None = None
+    "Times that every photo is seen."
+    batch_size: int | None = None
+    "Photos a step, shared by all workers."
+    learning_rate: float | None = None
+    "Of the whole batch, however many workers share it."
+    size: int | None = None
+    "Side of the crops in pixels."
+    blur: str | None = None
+    "Blur sharp photos anew in each epoch: box14, gaussian, motion, defocus or photo; else pairs keep theirs."
+    start_from: str | None = None
+    "A model of the same network to begin with. Folder or s3://bucket/prefix."
+    workers: str = "1"
+    "Training processes: a number, or a range such as 1-8, to grow and shrink with the cluster."
     gpu: bool = False
-    "Give each worker a GPU."
-    learning_rate: float = 2e-4
-    "Adam's, for generator and discriminator."
+    "Train on GPUs."
+    gpus_per_worker: int = 1
+    "GPUs of each worker, with --gpu."
+    parts: int = 1
+    "Parts that a worker takes its photos in, one after the other, where all need too much memory."
     precision: str = "auto"
     "bfloat16, float32, or auto: bfloat16 where the hardware has it."
     seed: int = 0
-    "Decides the initial weights, the order of the pairs, their jitter and dropout."
-    validate_every: int = 1
-    "Epochs between validations on test pairs; each also writes a sample sheet."
+    "Decides the initial weights, the order of the photos, their crops and blurs, and dropout."
     validation_photos: int = 64
-    "Test pairs to validate on, at most."
+    "Training photos to hold out and validate on, at most a tenth of them; 0 for none."
+    validate_every: int | None = None
+    "Epochs between validations; each also writes a sample sheet. The best model is kept."
+    patience: int | None = None
+    "Stop after so many validations without a gain."
     checkpoint_steps: int = 1000
-    "Steps between checkpoints, besides the one after each epoch."
+    "Steps between checkpoints, besides the one after each validation."
     max_steps: int | None = None
     "Stop after so many steps, whatever the epochs."
     max_failures: int = 3
@@ -75,84 +89,108 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Train, and return the summary."""
-    _check(options)
-    source, home = open_store(options.pairs), open_store(options.run)
-    options = replace(options, pairs=source.uri, run=home.uri)  # workers have other working folders
-    dataset = pairs.read_dataset(source)
-    if not dataset.total("train"):
+    recipe = _recipe(options)
+    workers = _workers(options, recipe)
+    _check(options, recipe)
+    source, home = open_store(options.source), open_store(options.run)
+    dataset = pairs.read_dataset(source) if source.exists(pairs.DATASET) else None
+    if dataset is None and options.blur is None:
+        raise UsageError(
+            f"{source.uri} holds no finished pairs (no {pairs.DATASET}): make them with "
+            "`deblur preprocess`, or name a --blur to train on sharp photos"
+        )
+    if dataset is not None and not dataset.total("train"):
         raise UsageError(f"{source.uri} has no training pairs")
-    _check_size(options, dataset)
+    size_px = _size(options, recipe, dataset)
     home.make_ready()
-    plan = _plan(options, dataset)
-    _claim(home, plan, options)
-    if home.exists(_model_file()):
-        note(f"{home.uri} is finished already")
-        return _summary(home)
-    note(
-        f"training {options.network} on {dataset.total('train')} pairs of {dataset.recipe}: "
-        f"{plan.total_steps} steps of {plan.global_batch}, {options.workers} worker(s)"
-    )
-    with cluster(options.cluster):
-        _fit(options, home, plan, dataset)
-    return _summary(home)
+    with ExitStack() as stack:
+        found = None
+        if dataset is None:
+            stack.enter_context(cluster(options.cluster))
+            found = _photos(source, home, size_px)
+        count, fingerprint = (
+            (found.photos, found.fingerprint)
+            if found
+            else (dataset.total("train"), dataset.fingerprint)
+        )
+        plan = _plan(options, recipe, dataset, size_px, count, fingerprint)
+        train_run.claim(home, plan, command(options), source.uri)
+        if train_run.is_finished(home):
+            note(f"{home.uri} is finished already")
+            return train_run.summary(home)
+        note(
+            f"training {recipe.network} on {plan.photos} photos, blur {plan.blur}"
+            f"{' drawn anew' if plan.anew else ''}: {plan.total_steps} steps of "
+            f"{recipe.batch_size}, {options.workers} worker(s)"
+        )
+        if dataset is not None:
+            stack.enter_context(cluster(options.cluster))
+        _fit(options, source, home, plan, dataset, found, workers)
+    return train_run.summary(home)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run is: two runs with equal plans are the same run."""
-
-    network: str
-    precision: str
-    learning_rate: float
-    global_batch: int
-    workers: int
-    seed: int
-    total_steps: int
-    steps_per_epoch: int
-    pairs: int
-    recipe: str
-    fingerprint: str
+def _recipe(options: Options) -> recipes.Recipe:
+    """Return the named recipe with the parts that the options replace."""
+    names = ("network", "epochs", "batch_size", "learning_rate")
+    given = {name: getattr(options, name) for name in names}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(recipes.recipe(options.recipe), **chosen)
 
 
-def _plan(options: Options, dataset: pairs.Dataset) -> Plan:
-    order = Order(dataset.total("train"), options.batch_size * options.workers, options.seed)
-    steps = options.epochs * order.steps_per_epoch
-    return Plan(
-        network=options.network,
+def _workers(options: Options, recipe: recipes.Recipe) -> tuple[int, int]:
+    """Return the least and the largest number of workers."""
+    least, separator, most = options.workers.partition("-")
+    try:
+        bounds = int(least), int(most if separator else least)
+    except ValueError:
+        bounds = (0, 0)
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise UsageError(
+            f"--workers {options.workers!r}: expected a number, or a range such as 1-8"
+        )
+    replicas = bounds[1] * (options.gpus_per_worker if options.gpu else 1)
+    if recipe.batch_size < replicas:
+        raise UsageError(
+            f"--batch-size {recipe.batch_size} is a step's, shared by {replicas} workers or GPUs: "
+            f"give {replicas} or more, or fewer --workers"
+        )
+    return bounds
+
+
+def _plan(
+    options: Options,
+    recipe: recipes.Recipe,
+    dataset: pairs.Dataset | None,
+    size_px: int,
+    count: int,
+    fingerprint: str,
+) -> train_run.Plan:
+    most = max(int(count * _HELD_OUT_SHARE), 1) if count > 1 else 0
+    held_out = min(options.validation_photos, most)
+    order = Order(count - held_out, recipe.batch_size, options.seed)
+    steps = recipe.epochs * order.steps_per_epoch
+    start = models.read_card(options.start_from) if options.start_from else None
+    if start and start.network != recipe.network:
+        raise UsageError(
+            f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained"
+        )
+    every = options.validate_every or -(-recipe.epochs // _VALIDATIONS)
+    return train_run.Plan(
+        recipe=recipe,
+        blur=options.blur or (dataset.recipe if dataset else ""),
+        anew=options.blur is not None,
+        size_px=size_px,
         precision=options.precision,
-        learning_rate=options.learning_rate,
-        global_batch=order.global_batch,
-        workers=options.workers,
         seed=options.seed,
+        photos=order.photos,
+        held_out=held_out,
+        fingerprint=fingerprint,
+        start_from=start.model_id if start else None,
         total_steps=min(steps, options.max_steps or steps),
         steps_per_epoch=order.steps_per_epoch,
-        pairs=order.pairs,
-        recipe=dataset.recipe,
-        fingerprint=dataset.fingerprint,
+        validation_steps=every * order.steps_per_epoch,
+        patience=options.patience,
     )
-
-
-def _claim(home: Store, plan: Plan, options: Options) -> None:
-    """Write the run's configuration, or make sure that it is the one that is there."""
-    mine = asdict(plan)
-    try:
-        theirs = json.loads(home.read(CONFIGURATION))["plan"]
-    except FileNotFoundError:
-        text = json.dumps(
-            {"plan": mine, "command": command(options), "pairs": options.pairs}, indent=2
-        )
-        home.put(CONFIGURATION, text.encode())
-        return
-    different = [
-        f"{name} {theirs.get(name)!r}, now {mine[name]!r}"
-        for name in mine
-        if theirs.get(name) != mine[name]
-    ]
-    if different:
-        raise UsageError(
-            f"{home.uri} holds a run with another configuration ({'; '.join(different)}): "
-            "repeat its command to go on with it, or give another place"
-        )
 
 
 def command(options: Options) -> str:
@@ -160,51 +198,86 @@ def command(options: Options) -> str:
     return (
         shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         if sys.argv[1:]
-        else f"deblur train {options.pairs} {options.run}"
+        else f"deblur train {options.source} {options.run}"
     )
 
 
 # === Driver ===
 
 
-def _fit(options: Options, home: Store, plan: Plan, dataset: pairs.Dataset) -> None:
+def _photos(source: Store, home: Store, size_px: int) -> Any:
+    from jobs import train_source
+
+    note(f"reading the photos of {source.uri}")
+    found = train_source.of_photos(source, size_px)
+    if found.rejected:
+        pairs.write_rejected(home, [(key, "train", why) for key, why in found.rejected.items()])
+        warn(f"{len(found.rejected)} photos cannot serve; {home.uri}/{pairs.REJECTED} says why")
+    return found
+
+
+def _fit(
+    options: Options,
+    source: Store,
+    home: Store,
+    plan: train_run.Plan,
+    dataset: pairs.Dataset | None,
+    found: Any,
+    workers: tuple[int, int],
+) -> None:
     import ray
 
     with hushed(not options.cluster.verbose):  # this imports TensorFlow, which greets
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.tensorflow import TensorflowTrainer
 
-        from jobs import train_data
+        from deblur.examples import Maker
+        from jobs import train_source
         from jobs.tensorflow_backend import TensorflowConfig
-        from jobs.train_worker import train_worker
+        from jobs.train_data import Album, Planned
+        from jobs.train_worker import CHECKPOINTS, FAILURE, SCORE, train_worker
 
     if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
         raise UsageError("--gpu: this machine has no GPU that Ray can see")
+    if dataset is not None:
+        found = train_source.of_pairs(source, dataset, anew=plan.anew)
+    album = Album(found.refs, Maker(plan.blur, plan.size_px, plan.seed), plan.held_out)
+    order = Order(plan.photos, plan.recipe.batch_size, plan.seed)
+    gpus = options.gpus_per_worker if options.gpu else 0
+    cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), workers[1])
     filesystem, path = home.arrow()
-    cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), options.workers)
+    home.delete(FAILURE)
     trainer = TensorflowTrainer(
         train_worker,
-        train_loop_config={"options": options, "plan": plan},
+        train_loop_config={
+            "home": home.uri, "plan": plan, "album": album, "name": options.name,
+            "parts": options.parts, "start_from": options.start_from,
+            "checkpoint_steps": options.checkpoint_steps,
+        },
         tensorflow_config=TensorflowConfig(),
-        datasets={"train": train_data.encoded(open_store(options.pairs))},
-        dataset_config=train_data.Planned(
-            home, plan.global_batch, plan.seed, plan.total_steps, plan.recipe
-        ),
+        datasets={"train": ray.data.range(1)},  # Planned has the photos
+        dataset_config=Planned(home, album, order, plan.total_steps, max(gpus, 1)),
         scaling_config=ScalingConfig(
-            num_workers=options.workers,
+            num_workers=workers[0] if workers[0] == workers[1] else workers,
             use_gpu=options.gpu,
-            resources_per_worker={"CPU": cpus, **({"GPU": 1} if options.gpu else {})},
+            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
         run_config=RunConfig(
-            name=_CHECKPOINTS,
+            name=CHECKPOINTS,
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=options.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1,  # the best, and besides it always the last
+                checkpoint_score_attribute=SCORE if plan.held_out else None,
+            ),
         ),
-    )
-    with Progress("train", plan.total_steps, "steps") as progress, _Watcher(home, progress):
+    )  # fmt: skip
+    progress = Progress("train", plan.total_steps, "steps")
+    with progress, train_run.Watcher(home, progress):
         trainer.fit()
+    if home.exists(FAILURE):
+        raise DeblurError(json.loads(home.read(FAILURE))["error"])
 
 
 def cpus_per_worker(total: float, workers: int) -> float:
@@ -217,74 +290,38 @@ def cpus_per_worker(total: float, workers: int) -> float:
     return float(int(share)) if share >= 1 else max(int(share * 100) / 100, 0.01)
 
 
-class _Watcher:
-    """Shows on the terminal what worker 0 writes to `live.json`."""
-
-    def __init__(self, home: Store, progress: Progress) -> None:
-        self._home, self._progress = home, progress
-        self._shown: list[str] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_LIVE_EVERY_S):
-            self._look()
-
-    def _look(self) -> None:
-        try:
-            live = json.loads(self._home.read(LIVE))
-        except (OSError, ValueError):
-            return
-        for line in live["lines"][len(self._shown) :]:
-            self._shown.append(line)
-            self._progress.note(line)
-        self._progress.advance(live["step"] - self._progress.done, live["text"])
-
-    def __enter__(self) -> None:
-        self._home.delete(LIVE)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
-        self._home.delete(LIVE)
-
-
-def _summary(home: Store) -> dict[str, Any]:
-    card = models.read_card(f"{home.uri}/model")
-    return {
-        "job": "train",
-        "model": f"{home.uri}/model",
-        "model_id": card.model_id,
-        "steps": card.steps,
-        "seconds": round(card.seconds, 1),
-        "figures": card.figures,
-        "measured_on": card.measured_on,
-    }
-
-
-def _model_file() -> str:
-    return f"model/{models.CARD}"
-
-
 # === Usage ===
 
 
-def _check(options: Options) -> None:
-    network(options.network)
+def _check(options: Options, recipe: recipes.Recipe) -> None:
+    network(recipe.network)
     precision.check(options.precision)
-    for name in ("epochs", "batch_size", "workers", "validate_every", "checkpoint_steps"):
-        if getattr(options, name) < 1:
-            raise UsageError(
-                f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more"
-            )
+    if options.blur is not None and options.blur not in blur.RECIPES:
+        raise UsageError(f"there is no blur {options.blur!r}; there are {', '.join(blur.RECIPES)}")
+    counts = {
+        **{name: getattr(recipe, name) for name in ("epochs", "batch_size")},
+        **{name: getattr(options, name) for name in ("gpus_per_worker", "parts", "checkpoint_steps")},
+    }
+    optional = ("validate_every", "patience", "max_steps", "size")
+    counts |= {name: getattr(options, name) for name in optional}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    if options.validation_photos < 0:
+        raise UsageError(f"--validation-photos {options.validation_photos}: expected 0 or more")
+    if options.patience and not options.validation_photos:
+        raise UsageError("--patience counts validations: give --validation-photos")
 
 
-def _check_size(options: Options, dataset: pairs.Dataset) -> None:
-    stride = network(options.network).stride
-    if dataset.size_px % stride:
+def _size(options: Options, recipe: recipes.Recipe, dataset: pairs.Dataset | None) -> int:
+    """Return the side of the crops."""
+    shape = network(recipe.network)
+    size_px = options.size or recipe.size_px or (dataset.size_px if dataset else shape.tile_px)
+    if size_px % shape.stride:
         raise UsageError(
-            f"the pairs are {dataset.size_px} pixels wide, and {options.network} takes multiples of {stride}: "
-            f"make pairs with --size {stride}"
+            f"crops of {size_px} pixels do not suit {recipe.network}, which takes multiples of {shape.stride}: "
+            + ("give another --size" if not dataset else f"make pairs with --size {shape.stride}")
         )
+    if dataset and size_px > dataset.size_px:
+        raise UsageError(f"--size {size_px}: the pairs are {dataset.size_px} pixels wide")
+    return size_px

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from deblur import metrics, models, pairs, photo
-from deblur.precision import policy
+from deblur import metrics, models, photo, pictures
 from deblur.storage import LocalStore, open_store
+from jobs import train_run
 
 _TELL_EVERY_S = 1.0
 _SHEET_PHOTOS = 6
-_MODEL = "model"
+_WORTH_SAYING = 0.05  # of the time, spent waiting for data
 _EVENTS = "tensorboard"
 
 
@@ -29,20 +27,17 @@ class Record:
 
     Args:
         home: the run's place.
-        options, plan: the job's.
+        config: what `jobs.train` hands to its workers.
         training: the state whose validation and model are written.
-        seconds: training time before the checkpoint that the run goes on from.
     """
 
-    def __init__(self, home: Any, options: Any, plan: Any, training: Any, seconds: float) -> None:
-        self._home, self._options, self._plan, self._training = home, options, plan, training
-        self._before_s, self._started = seconds, time.monotonic()
+    def __init__(self, home: Any, config: Mapping[str, Any], training: Any) -> None:
+        self._home, self._plan, self._training = home, config["plan"], training
+        self._name, self._held_out = config["name"], list(config["album"].validation())
         self._told = time.monotonic()
         self._steps_told = 0
         self._waited_s = 0.0
         self._lines: list[str] = []
-        self._test = _test_pairs(options)
-        self._figures: dict[str, dict[str, float]] = {}
         # TensorFlow writes events to files; a bucket gets them at each validation.
         self._events_folder = tempfile.TemporaryDirectory(prefix="deblur-events-")
         local = (
@@ -53,42 +48,38 @@ class Record:
         self._local_events = local
         self._events = tf.summary.create_file_writer(str(local))
 
-    @property
-    def seconds(self) -> float:
-        """Training time of the run, over all its starts."""
-        return self._before_s + time.monotonic() - self._started
-
-    def step(self, step: int, losses: Mapping[str, Any], waited_s: float) -> None:
-        """Take note of a step. Reads the losses, and so waits for the device, about once a second."""
+    def step(self, step: int, figures: Mapping[str, Any], waited_s: float) -> None:
+        """Take note of a step. Reads the figures, and so waits for the device, about once a second."""
         self._waited_s += waited_s
         self._steps_told += 1
         elapsed = time.monotonic() - self._told
         if elapsed < _TELL_EVERY_S:
             return
-        values = {name: float(value) for name, value in losses.items()}
-        images_per_s = self._steps_told * self._plan.global_batch / elapsed
+        values = {name: float(value) for name, value in figures.items()}
+        images_per_s = self._steps_told * self._plan.recipe.batch_size / elapsed
+        waiting = self._waited_s / elapsed
         with self._events.as_default(step + 1):
             for name, value in values.items():
-                tf.summary.scalar(f"loss/{name}", value)
+                tf.summary.scalar(f"{_group(name)}/{name}", value)
             tf.summary.scalar("speed/images_per_second", images_per_s)
-            tf.summary.scalar("speed/share_waiting_for_data", self._waited_s / elapsed)
-        text = f"L1 {values['l1']:.3f} G {values['gan']:.2f} D {values['discriminator']:.2f} {images_per_s:.1f} img/s"
-        self._tell(step + 1, text)
+            tf.summary.scalar("speed/share_waiting_for_data", waiting)
+        self._publish(step + 1, live_text(values, images_per_s, waiting))
         self._told, self._steps_told, self._waited_s = time.monotonic(), 0, 0.0
 
-    def _tell(self, step: int, text: str) -> None:
-        live = {"step": step, "text": text, "lines": self._lines}
-        self._home.put("live.json", json.dumps(live).encode())
+    def tell(self, line: str) -> None:
+        """Say something on the terminal that stays there."""
+        self._lines.append(line)
 
-    def validate(self, step: int, epoch: int) -> None:
-        """Measure PSNR and SSIM on test pairs and write a sample sheet."""
-        if not self._test:
-            return
+    def _publish(self, step: int, text: str) -> None:
+        live = {"step": step, "text": text, "lines": self._lines}
+        self._home.put(train_run.LIVE, json.dumps(live).encode())
+
+    def validate(self, step: int) -> dict[str, dict[str, float]]:
+        """Return PSNR and SSIM on the held-out photos, and write a sample sheet of the first."""
         scores: dict[str, list[tuple[float, float]]] = {"blurred": [], "restored": []}
         rows: list[np.ndarray] = []
-        for blurred, sharp in self._test:
-            unit = self._training.restore(blurred[None])[0]
-            restored = np.rint(unit * 255).clip(0, 255).astype(np.uint8)
+        for sharp, blurred in self._held_out:
+            restored = pictures.of_unit(self._training.restore(blurred[None])[0])
             for name, picture in (("blurred", blurred), ("restored", restored)):
                 pair = (
                     metrics.psnr(picture, sharp, data_range=255),
@@ -98,24 +89,30 @@ class Record:
             if len(rows) < _SHEET_PHOTOS:
                 rows.append(np.concatenate([blurred, restored, sharp], axis=1))
         means = {name: np.mean(values, axis=0) for name, values in scores.items()}
-        self._figures = {
-            name: {"psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4)}
+        figures = {
+            name: {"psnr": round(float(psnr), 4), "ssim": round(float(ssim), 5)}
             for name, (psnr, ssim) in means.items()
         }
-        sheet = np.concatenate(rows)
+        self._write_validation(step, figures, np.concatenate(rows))
+        return figures
+
+    def _write_validation(
+        self, step: int, figures: Mapping[str, Mapping[str, float]], sheet: np.ndarray
+    ) -> None:
         encoded = photo.encode(photo.Photo(sheet, format="JPEG"))
-        self._home.put(f"samples/epoch-{epoch:04d}-step-{step:08d}.jpg", encoded)
-        restored_figures = self._figures["restored"]
+        self._home.put(f"samples/step-{step:08d}.jpg", encoded)
+        restored, blurred = figures["restored"], figures["blurred"]
         with self._events.as_default(step):
-            for name, value in restored_figures.items():
+            for name, value in restored.items():
                 tf.summary.scalar(f"validation/{name}", value)
             tf.summary.image("blurred | restored | sharp", sheet[None])
         self._publish_events()
-        self._lines.append(
-            f"epoch {epoch}: PSNR {restored_figures['psnr']:.2f} dB, SSIM {restored_figures['ssim']:.3f} "
-            f"(blurred {self._figures['blurred']['psnr']:.2f}, {self._figures['blurred']['ssim']:.3f})"
+        epoch = step / self._plan.steps_per_epoch
+        self.tell(
+            f"epoch {epoch:.4g}: PSNR {restored['psnr']:.2f} dB, SSIM {restored['ssim']:.3f} "
+            f"(blurred {blurred['psnr']:.2f}, {blurred['ssim']:.3f})"
         )
-        self._tell(step, "")
+        self._publish(step, "")
         self._told, self._steps_told, self._waited_s = time.monotonic(), 0, 0.0
 
     def _publish_events(self) -> None:
@@ -124,41 +121,54 @@ class Record:
             for file in self._local_events.iterdir():
                 self._home.put(f"{_EVENTS}/{file.name}", file.read_bytes())
 
-    def finish(self, step: int) -> None:
-        """Write the model and its card: the mark that the run is finished."""
+    def finish(self, step: int, progress: Any, policy: str) -> None:
+        """Write the model and its card: the mark that the run is finished.
+
+        Args:
+            step: of the weights.
+            progress: where the run stands.
+            policy: the dtype policy that it was trained in.
+        """
         self._publish_events()
-        plan, generator = self._plan, self._training.generator
+        plan, generator = self._plan, self._training.averaged
+        configuration = json.loads(self._home.read(train_run.CONFIGURATION))
+        count = len(self._held_out)
         card = models.Card(
-            name=self._options.name or plan.network,
-            network=plan.network,
-            model_id=models.model_id(generator, plan.network),
-            recipe=plan.recipe,
-            precision=policy(plan.precision),
+            name=self._name or plan.recipe.network,
+            network=plan.recipe.network,
+            model_id=models.model_id(generator, plan.recipe.network),
+            recipe=plan.blur,
+            precision=policy,
             data={
-                "pairs": self._options.pairs,
-                "count": plan.pairs,
+                "source": configuration["source"],
+                "count": plan.photos,
                 "fingerprint": plan.fingerprint,
             },
-            command=json.loads(self._home.read("config.json"))["command"],
+            command=configuration["command"],
             steps=step,
-            seconds=self.seconds,
+            seconds=progress.seconds,
             seed=plan.seed,
-            figures=self._figures,
-            measured_on=f"{len(self._test)} test pairs of {self._options.pairs}"
-            if self._test
-            else "",
-            versions={name: version(name) for name in ("deblur", "keras", "tensorflow", "ray")}
-            | {"python": platform.python_version()},
+            figures=progress.figures or {},
+            measured_on=f"{count} training photos that were held out" if count else "",
+            versions=configuration["versions"],
         )
-        models.save(open_store(f"{self._home.uri}/{_MODEL}"), generator, card)
+        models.save(open_store(f"{self._home.uri}/{train_run.MODEL}"), generator, card)
 
 
-def _test_pairs(options: Any) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-    store = open_store(options.pairs)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    for name in pairs.shards(store, "test"):
-        for pair in pairs.read_shard(store.read(name)):
-            if len(found) == options.validation_photos:
-                return found
-            found.append((photo.decode_lossless(pair.blurred), photo.decode_lossless(pair.sharp)))
-    return found
+def _group(name: str) -> str:
+    """Return the page of TensorBoard that a figure of a step belongs to."""
+    if name.startswith("accuracy"):
+        return "discriminator"
+    if name.startswith("gradient_norm"):
+        return "gradient"
+    return "schedule" if name == "learning_rate" else "loss"
+
+
+def live_text(figures: Mapping[str, float], images_per_s: float, waiting: float) -> str:
+    """Return what a terminal shows of a step, in 35 columns: the bar and the time left take 45."""
+    words = [f"error {figures['error']:.4f}"]
+    if waiting > _WORTH_SAYING:
+        words.append(f"waits {waiting:.0%}")
+    elif figures["discriminator"]:
+        words.append(f"D {figures['discriminator']:.2f}")
+    return " ".join([*words, f"{images_per_s:.4g} img/s"])

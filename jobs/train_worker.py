@@ -12,102 +12,221 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.collective
 import tensorflow as tf
 
+from deblur import models
+from deblur.divergence import Diverged, Watch
 from deblur.errors import DeblurError
-from deblur.networks import network
 from deblur.precision import policy
 from deblur.storage import open_store
 from deblur.training import Training
 from jobs.train_data import PROGRESS
 from jobs.train_record import Record
 
+CHECKPOINTS = "checkpoints"
+SCORE = "psnr"
+# Why a run stopped that would stop there again: worker 0 writes it, the driver reads it.
+FAILURE = "failure.json"
+
 _PROGRESS_FILE = "progress.json"
-
-
-def train_worker(config: Mapping[str, Any]) -> None:
-    """The loop of one worker. Every worker takes the same steps; worker 0 also writes and tells."""
-    options, plan = config["options"], config["plan"]
-    context = ray.train.get_context()
-    # A worker alone on its node may use all of it; several share it evenly.
-    threads = max((os.cpu_count() or 1) // context.get_local_world_size(), 1)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    for device in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(device, True)
-    alone = options.workers == 1
-    strategy = (
-        tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
-    )
-
-    training = Training(
-        network(plan.network),
-        policy=policy(plan.precision),
-        seed=plan.seed,
-        learning_rate=plan.learning_rate,
-        strategy=strategy,
-    )
-    home = open_store(options.run)
-    chief = context.get_world_rank() == 0
-    progress = _load_checkpoint(training)
-    if chief:
-        home.put(PROGRESS, json.dumps({"step": progress.step}).encode())
-    record = Record(home, options, plan, training, progress.seconds) if chief else None
-
-    shard = ray.train.get_dataset_shard("train")
-    batches = _batches(shard, options.batch_size) if progress.step < plan.total_steps else iter(())
-    while progress.step < plan.total_steps:
-        started = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - started
-        losses = training.step(batch["blurred"], batch["sharp"])
-        if record:
-            record.step(progress.step, losses, waited)
-        progress = replace(progress, step=progress.step + 1)
-        ends_epoch = progress.step % plan.steps_per_epoch == 0 or progress.step == plan.total_steps
-        if ends_epoch and record:
-            epoch = -(-progress.step // plan.steps_per_epoch)
-            if epoch % options.validate_every == 0 or progress.step == plan.total_steps:
-                record.validate(progress.step, epoch)
-        if ends_epoch or progress.step % options.checkpoint_steps == 0:
-            if record:
-                progress = replace(progress, seconds=record.seconds)
-            _save_checkpoint(training, progress, chief)
-    if record:
-        record.finish(progress.step)
-
-
-def _batches(shard: Any, batch_size: int) -> Iterator[Mapping[str, Any]]:
-    yield from shard.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=4)
-    raise DeblurError("the training data ended before the run did")
+# Steps between questions whether this node is about to be taken away; all workers have to ask, and
+# an answer takes some 5 ms.
+_NOTICE_STEPS = 10
 
 
 @dataclass(frozen=True)
-class _Progress:
-    """Where a checkpoint stands."""
+class Progress:
+    """Where a checkpoint stands.
+
+    Attributes:
+        step: steps taken.
+        seconds: training time so far.
+        best_step, best: where the validation was best, and its PSNR; 0 if there was none.
+        without_gain: validations since then.
+        figures: of the best validation.
+    """
 
     step: int = 0
     seconds: float = 0.0
+    best_step: int = 0
+    best: float = float("-inf")
+    without_gain: int = 0
+    figures: Mapping[str, Mapping[str, float]] | None = None
 
 
-def _load_checkpoint(training: Any) -> _Progress:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return _Progress()
-    with checkpoint.as_directory() as folder:
-        training.load(Path(folder))
-        return _Progress(**json.loads((Path(folder) / _PROGRESS_FILE).read_text()))
+def train_worker(config: Mapping[str, Any]) -> None:
+    """Run the loop of one worker; leave word, and no error for Ray to retry, if training diverges."""
+    home = open_store(config["home"])
+    try:
+        _Worker(config).run()
+    except Diverged as error:  # on all workers in the same step
+        if ray.train.get_context().get_world_rank() == 0:
+            home.put(FAILURE, json.dumps({"error": str(error)}).encode())
 
 
-def _save_checkpoint(training: Any, progress: _Progress, chief: bool) -> None:
-    """Report to Ray Train, which is a barrier: all workers come here, worker 0 with the files."""
-    if not chief:
-        ray.train.report({})
-        return
-    with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
-        training.save(Path(folder))
-        (Path(folder) / _PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
-        ray.train.report(
-            asdict(progress),
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step-{progress.step:08d}",
+class _Worker:
+    """One worker of a run.
+
+    Args:
+        config: `home`, `plan`, `album` and what else `jobs.train` hands over.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config, self._plan = config, config["plan"]
+        self._home = open_store(config["home"])
+        context = ray.train.get_context()
+        self._chief = context.get_world_rank() == 0
+        # A worker alone on its node may use all of it; several share it evenly.
+        threads = max((os.cpu_count() or 1) // context.get_local_world_size(), 1)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        gpus = tf.config.list_physical_devices("GPU")
+        for device in gpus:
+            tf.config.experimental.set_memory_growth(device, True)
+        strategy = _strategy(context.get_world_size(), len(gpus))
+        precision = policy(self._plan.precision) if self._chief else None
+        self.policy = ray.train.collective.broadcast_from_rank_zero(precision)
+        self._recipe = self._plan.recipe
+        self._training = Training(
+            self._recipe,
+            policy=self.policy,
+            seed=self._plan.seed,
+            strategy=strategy,
+            parts=config["parts"],
         )
+        self._watch = Watch()
+        self._progress = self._load_checkpoint()
+
+    def run(self) -> None:
+        """Take all steps that are left."""
+        plan = self._plan
+        if self._chief:
+            self._home.put(PROGRESS, json.dumps({"step": self._progress.step}).encode())
+        record = Record(self._home, self._config, self._training) if self._chief else None
+        seconds_before, started = self._progress.seconds, time.monotonic()
+        batches = self._batches() if self._progress.step < plan.total_steps else iter(())
+        warned = stopped = False
+        while self._progress.step < plan.total_steps and not stopped:
+            step = self._progress.step
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - asked
+            rate = self._recipe.learning_rate_at(step, plan.total_steps)
+            figures = self._training.step(
+                batch["blurred"], batch["sharp"], batch["weight"], rate
+            )
+            self._watch.add(step, list(batch["key"]), figures)
+            if record:
+                record.step(step, {**figures, "learning_rate": rate}, waited)
+            step += 1
+            seconds = seconds_before + time.monotonic() - started
+            self._progress = replace(self._progress, step=step, seconds=seconds)
+            last = step == plan.total_steps
+            validated = None
+            if last or step % plan.validation_steps == 0:
+                self._watch.settle()
+                validated, stopped = self._validate(record)
+            noticed = not warned and step % _NOTICE_STEPS == 0 and _preemption()
+            warned = warned or noticed
+            if last or stopped or validated or noticed or step % self._config["checkpoint_steps"] == 0:
+                self._save_checkpoint(validated, wait=last or stopped or noticed)
+        if record:
+            self._finish(record)
+
+    def _batches(self) -> Iterator[Mapping[str, Any]]:
+        shard = ray.train.get_dataset_shard("train")
+        replicas = self._training.replicas_here
+        world = ray.train.get_context().get_world_size()
+        size = -(-self._recipe.batch_size // (world * replicas)) * replicas
+        yield from shard.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=4)
+        raise DeblurError("the training data ended before the run did")
+
+    def _validate(self, record: Record | None) -> tuple[float | None, bool]:
+        """Return the PSNR on the held-out photos, if there are any, and whether to stop."""
+        if not self._config["album"].held_out:
+            return None, False
+        figures = record.validate(self._progress.step) if record else None
+        figures = ray.train.collective.broadcast_from_rank_zero(figures)
+        score = float(figures["restored"]["psnr"])
+        progress = self._progress
+        # Of equal ones the later: as Ray Train keeps checkpoints.
+        if score >= progress.best:
+            progress = replace(
+                progress, best=score, best_step=progress.step, without_gain=0, figures=figures
+            )
+        else:
+            progress = replace(progress, without_gain=progress.without_gain + 1)
+        self._progress = progress
+        patience = self._plan.patience
+        stopped = patience is not None and progress.without_gain >= patience
+        if stopped and record:
+            record.tell(
+                f"stopped early: no gain in {patience} validations since step {progress.best_step}"
+            )
+        return score, stopped
+
+    # === Checkpoints ===
+
+    def _load_checkpoint(self) -> Progress:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            if (start := self._config["start_from"]) is not None:
+                self._training.start_from(models.load(start, self.policy).generator)
+            return Progress()
+        with checkpoint.as_directory() as folder:
+            self._training.load(Path(folder))
+            progress = Progress(**json.loads((Path(folder) / _PROGRESS_FILE).read_text()))
+        self._watch.last_good = _name(progress.step)
+        return progress
+
+    def _save_checkpoint(self, score: float | None, *, wait: bool) -> None:
+        """Report to Ray Train, which is a barrier: all workers come here, worker 0 with the files.
+
+        The files are written at once and uploaded while training goes on, unless `wait` is set.
+        """
+        self._watch.settle()
+        self._watch.last_good = name = _name(self._progress.step)
+        if not self._chief:
+            ray.train.report({})
+            return
+        mode = ray.train.CheckpointUploadMode
+        folder = Path(tempfile.mkdtemp(prefix="deblur-"))  # Ray removes it after the upload
+        self._training.save(folder)
+        (folder / _PROGRESS_FILE).write_text(json.dumps(asdict(self._progress)))
+        ray.train.report(
+            {SCORE: float("nan") if score is None else score},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def _finish(self, record: Record) -> None:
+        """Write the model: of the best checkpoint, if there were validations."""
+        best = self._progress.best_step
+        if best not in {0, self._progress.step}:
+            with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
+                checkpoints = self._home / CHECKPOINTS / _name(best)
+                for entry in checkpoints.list():
+                    (Path(folder) / entry.key).write_bytes(checkpoints.read(entry.key))
+                self._training.load(Path(folder))
+        record.finish(best or self._progress.step, self._progress, self.policy)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _preemption() -> bool:
+    return ray.train.get_preemption_info() is not None
+
+
+def _strategy(workers: int, gpus: int) -> Any:
+    """Return the strategy of this worker: with all others, and over all of its GPUs."""
+    if workers == 1:
+        return tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy()
+    collectives = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=collectives.NCCL if gpus else collectives.RING
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)

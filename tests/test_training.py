@@ -5,31 +5,59 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from deblur import networks
 from deblur.networks import NETWORKS
-from deblur.training import LOSSES, Training
+from deblur.recipes import REPORT, Recipe
+from deblur.sampling import Order
+from deblur.training import FIGURES, Training
 
 # pix2pix, narrow; and without what differs between replicas and a batch.
-NARROW = replace(NETWORKS["pix2pix"], arguments={"width": 4})
-PLAIN = replace(NARROW, generator_arguments={"dropout": 0.0})
+_PIX2PIX = NETWORKS["pix2pix"]
+OURS = {
+    **NETWORKS,
+    "narrow": replace(_PIX2PIX, arguments={"width": 4}),
+    "wider": replace(_PIX2PIX, arguments={"width": 8}),
+    "plain": replace(_PIX2PIX, arguments={"width": 4}, generator_arguments={"dropout": 0.0}),
+}
+NARROW, PLAIN = replace(REPORT, network="narrow"), replace(REPORT, network="plain")
+# All that a step can do: clipping, decay, an average.
+WHOLE = replace(PLAIN, clip_norm=5.0, weight_decay=1e-2, average=0.9)
+PIXELS = replace(WHOLE, pixel="psnr", pixel_weight=1.0, adversarial_weight=0.0)
 
+RATE = 2e-4
 STEPS = 4
+BATCH = 4
 
 
-def pairs(step: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Return blurred and sharp photos, (count, 256, 256, 3) uint8."""
+@pytest.fixture(autouse=True)
+def our_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "NETWORKS", OURS)
+
+
+def pairs(step: int, count: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return blurred and sharp photos, (count, 256, 256, 3) uint8, and their weights."""
     grid = np.random.default_rng(step).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
     sharp = grid.repeat(4, axis=1).repeat(4, axis=2)
     wide = sharp.astype(np.float32)
     blurred = (np.roll(wide, 3, 1) + np.roll(wide, -3, 1) + np.roll(wide, 3, 2) + wide) / 4
-    return blurred.astype(np.uint8), sharp
+    return blurred.astype(np.uint8), sharp, np.full(count, 1 / count, np.float32)
+
+
+def shared(
+    step: int, first: int, count: int, replicas: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `count` replicas from the `first` on see of a step."""
+    blurred, sharp, _ = pairs(step, BATCH)
+    order = Order(BATCH, BATCH, 0)
+    mine = [order.share(0, replica, replicas) for replica in range(first, first + count)]
+    rows = np.concatenate([share.rows for share in mine])
+    return blurred[rows], sharp[rows], np.concatenate([share.weights for share in mine])
 
 
 def state(training: Training) -> dict[str, np.ndarray]:
@@ -42,32 +70,59 @@ def check_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+def check_close(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], before: dict[str, np.ndarray]
+) -> None:
+    """Compare states whose sums were in another order.
+
+    Seen are 6e-6 of the way for the optimisers, and 3e-4 for the weights: Adam enlarges the rounding
+    of gradients that are almost zero.
+    """
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        moved = np.abs(value.astype(float) - before[name]).max()
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
+
+
 # === A step ===
 
 
-def test_two_photos_are_learnt_by_heart() -> None:
-    training = Training(NETWORKS["pix2pix-small"], learning_rate=2e-3)
-    blurred, sharp = pairs(0)
+@pytest.mark.parametrize("pixel", ["l1", "psnr"])
+def test_two_photos_are_learnt_by_heart(pixel: str) -> None:
+    recipe = (
+        replace(REPORT, network="pix2pix-small")
+        if pixel == "l1"
+        else replace(PIXELS, network="pix2pix-small", average=0)
+    )
+    training = Training(recipe)
+    blurred, sharp, weights = pairs(0)
     history = [
-        {name: float(loss) for name, loss in training.step(blurred, sharp).items()}
+        {name: float(loss) for name, loss in training.step(blurred, sharp, weights, 2e-3).items()}
         for _ in range(25)
     ]
-    assert tuple(history[0]) == LOSSES
-    for losses in history:
-        assert losses["generator"] == pytest.approx(losses["gan"] + 100 * losses["l1"], rel=1e-5)
-    first, last = history[0], {name: np.mean([h[name] for h in history[-3:]]) for name in LOSSES}
-    assert last["l1"] < 0.7 * first["l1"]
-    assert last["generator"] < 0.7 * first["generator"]
-    assert min(losses["discriminator"] for losses in history) < 0.8 * first["discriminator"]
+    assert tuple(history[0]) == FIGURES
+    for figures in history:
+        total = recipe.adversarial_weight * figures["gan"] + recipe.pixel_weight * figures["pixel"]
+        assert figures["generator"] == pytest.approx(total, rel=1e-5)
+        assert 0 <= figures["accuracy_real"] <= 1
+        assert figures["gradient_norm_generator"] > 0
+    first, last = history[0], {name: np.mean([h[name] for h in history[-3:]]) for name in FIGURES}
+    assert last["error"] < 0.7 * first["error"]
+    assert last["generator"] < 0.7 * first["generator"] or pixel == "psnr"
+    if pixel == "l1":
+        assert first["pixel"] == pytest.approx(2 * first["error"], rel=1e-5)
+        assert min(figures["discriminator"] for figures in history) < 0.8 * first["discriminator"]
+    else:
+        assert {figures["discriminator"] for figures in history} == {0}
     restored = training.restore(blurred)
     assert (restored.shape, restored.dtype) == (blurred.shape, np.float32)
-    assert 2 * np.abs(restored - sharp / 255).mean() < first["l1"]
+    assert np.abs(restored - sharp / 255).mean() < first["error"]
 
 
 def test_restoring_changes_nothing() -> None:
     training = Training(NARROW)
     before = state(training)
-    blurred, _ = pairs(0)
+    blurred, *_ = pairs(0)
     np.testing.assert_array_equal(training.restore(blurred), training.restore(blurred))
     check_equal(state(training), before)
 
@@ -81,34 +136,88 @@ def test_the_seed_decides() -> None:
         assert (one[name] != other[name]).any(), name
 
 
+def test_photos_without_weight_count_for_nothing() -> None:
+    one, other = Training(WHOLE), Training(WHOLE)
+    blurred, sharp, weights = pairs(0)
+    one.step(blurred, sharp, weights, RATE)
+    more = [np.concatenate([array, array[:1] * 0 + 77]) for array in (blurred, sharp)]
+    figures = other.step(*more, np.append(weights, np.float32(0)), RATE)
+    check_close(state(other), state(one), state(Training(WHOLE)))
+    assert float(figures["error"]) < 1
+
+
+@pytest.mark.parametrize("recipe", [WHOLE, PIXELS])
+def test_in_parts_it_is_the_same_step(recipe: Recipe) -> None:
+    whole, parts = Training(recipe), Training(recipe, parts=2)
+    before = state(whole)
+    for step in range(2):
+        photos = pairs(step, BATCH)
+        one = whole.step(*photos, RATE)
+        other = parts.step(*photos, RATE)
+        for name in FIGURES:
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3), name
+    check_close(state(parts), state(whole), before)
+
+
+def test_photos_that_make_no_equal_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 photos do not make 4 equal parts"):
+        Training(PIXELS, parts=4).step(*pairs(0), RATE)
+
+
+def test_the_average_is_what_restores() -> None:
+    training = Training(PIXELS)
+    blurred, *_ = pairs(0)
+    first = training.restore(blurred)
+    for step in range(3):
+        training.step(*pairs(step), 1e-2)
+    averaged = training.restore(blurred)
+    now = training.generator(blurred.astype(np.float32) / 255, training=False).numpy()
+    assert np.abs(averaged - first).max() > 1e-3
+    assert np.abs(now - averaged).max() > 1e-3
+
+
+def test_it_starts_from_another_model() -> None:
+    other = Training(PIXELS, seed=7)
+    training = Training(PIXELS, seed=1)
+    training.start_from(other.generator)
+    for name in ("generator", "averaged"):
+        mine, theirs = (
+            {key: value for key, value in state(each).items() if key.startswith(f"{name}/")}
+            for each in (training, other)
+        )
+        check_equal(mine, theirs)
+
+
 # === State ===
 
 
-def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path) -> None:
-    undisturbed = Training(NARROW, policy="mixed_bfloat16", seed=1)
+@pytest.mark.parametrize("recipe", [NARROW, replace(WHOLE, network="narrow"), PIXELS])
+def test_a_resumed_run_is_the_undisturbed_one(recipe: Recipe, tmp_path: Path) -> None:
+    undisturbed = Training(recipe, policy="mixed_bfloat16", seed=1)
     for step in range(STEPS // 2):
-        undisturbed.step(*pairs(step))
+        undisturbed.step(*pairs(step), RATE)
     undisturbed.save(tmp_path)
-    resumed = Training(NARROW, policy="mixed_bfloat16", seed=2, learning_rate=1.0)
-    resumed.step(*pairs(7))  # whatever it was before
+    resumed = Training(recipe, policy="mixed_bfloat16", seed=2)
+    resumed.step(*pairs(7), 1.0)  # whatever it was before
     resumed.load(tmp_path)
     check_equal(state(resumed), state(undisturbed))
     for step in range(STEPS // 2, STEPS):
-        undisturbed.step(*pairs(step))
-        resumed.step(*pairs(step))
+        undisturbed.step(*pairs(step), RATE)
+        resumed.step(*pairs(step), RATE)
     check_equal(state(resumed), state(undisturbed))
 
 
 @pytest.mark.parametrize(
     ("other", "odd"),
     [
-        (replace(NARROW, arguments={"width": 8}), "discriminator/0000/kernel/4x4x6x4 is on one"),
+        (replace(NARROW, network="wider"), "discriminator/0000/kernel/4x4x6x4 is on one"),
         (PLAIN, "[0-9]+ variables, expected [0-9]+; .* is on one side alone"),
+        (replace(PLAIN, average=0.9), "averaged/.* is on one side alone"),
     ],
 )
-def test_another_network_s_state_is_refused(other: object, odd: str, tmp_path: Path) -> None:
-    Training(NARROW).save(tmp_path)
-    training = Training(other, seed=3)  # type: ignore[arg-type]
+def test_another_network_s_state_is_refused(other: Recipe, odd: str, tmp_path: Path) -> None:
+    Training(NARROW if other.network != "plain" or not other.average else PLAIN).save(tmp_path)
+    training = Training(other, seed=3)
     before = state(training)
     with pytest.raises(ValueError, match=f"state.npz is another network's state: .*{odd}"):
         training.load(tmp_path)
@@ -121,18 +230,25 @@ WORKER = """
 import sys
 from pathlib import Path
 import tensorflow as tf
-strategy = tf.distribute.MultiWorkerMirroredStrategy()
+gpus = int(sys.argv[2])  # two processors stand in for two GPUs of one worker
+if gpus > 1:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * gpus)
+    strategy, rank, world = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 0, 1
+else:
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    rank, world = strategy.cluster_resolver.task_id, strategy.num_replicas_in_sync
 import test_training as tests
+from deblur import networks
 from deblur.training import Training
-rank = strategy.cluster_resolver.task_id
-for name, network in (("plain", tests.PLAIN), ("dropout", tests.NARROW)):
-    training = Training(network, seed=rank, strategy=strategy)
+networks.NETWORKS = tests.OURS
+for name in sys.argv[3:]:
+    training = Training(getattr(tests, name), seed=rank, strategy=strategy)
     for step in range(tests.STEPS):
-        blurred, sharp = tests.pairs(step)
-        losses = training.step(blurred[rank : rank + 1], sharp[rank : rank + 1])
+        photos = tests.shared(step, rank * gpus, gpus, world * gpus)
+        figures = training.step(*photos, tests.RATE)
     training.save(tests.made(Path(sys.argv[1]) / name / str(rank)))
-    if name == "plain":
-        print(*(float(loss) for loss in losses.values()))
+    print(*(float(figure) for figure in figures.values()))
 """
 
 
@@ -149,23 +265,20 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[float]]]:
-    """Two processes train together; return their states' folder and the last losses of each."""
-    folder = tmp_path_factory.mktemp("workers")
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+def train_together(folder: Path, workers: int, gpus: int, *recipes: str) -> list[list[list[float]]]:
+    """Train in several processes; return the last figures of each worker and recipe."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     here = Path(__file__).parent
     processes = []
-    for rank in range(2):
+    for rank in range(workers):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environment = os.environ | {
-            "TF_CONFIG": json.dumps(task),
-            "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
-        }
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+        if gpus == 1:
+            environment["TF_CONFIG"] = json.dumps(task)
         with (folder / f"{rank}.log").open("w") as log:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", WORKER, str(folder)],
+                    [sys.executable, "-c", WORKER, str(folder), str(gpus), *recipes],
                     env=environment,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -173,14 +286,17 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[f
                 )
             )
     try:
-        outputs = [process.communicate(timeout=150)[0] for process in processes]
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
     for rank, process in enumerate(processes):
         assert process.returncode == 0, (folder / f"{rank}.log").read_text()[-3000:]
-    return folder, [[float(word) for word in output.split()] for output in outputs]
+    return [
+        [[float(word) for word in line.split()] for line in output.splitlines()]
+        for output in outputs
+    ]
 
 
 def saved(folder: Path) -> dict[str, np.ndarray]:
@@ -188,38 +304,29 @@ def saved(folder: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-@pytest.mark.parametrize("name", ["plain", "dropout"])
-def test_workers_agree_to_the_bit(workers: tuple[Path, list[list[float]]], name: str) -> None:
-    folder, losses = workers
-    check_equal(saved(folder / name / "0"), saved(folder / name / "1"))
-    assert losses[0] == losses[1]
-
-
-def test_two_workers_take_the_steps_of_one_with_twice_the_batch(
-    workers: tuple[Path, list[list[float]]],
-) -> None:
-    folder, losses = workers
-    alone = Training(PLAIN, seed=0)
+def check_is_that_of_one_worker(found: Path, figures: list[float], recipe: Recipe) -> None:
+    alone = Training(recipe, seed=0)
     before = state(alone)
     for step in range(STEPS):
-        last = alone.step(*pairs(step))
-    np.testing.assert_allclose([float(loss) for loss in last.values()], losses[0], rtol=1e-4)
-    expected, found = state(alone), saved(folder / "plain" / "0")
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        moved = np.abs(value.astype(float) - before[name]).max()
-        # Sums are in another order. Seen are 6e-6 of the way for the optimisers, and 3e-4 for the
-        # weights: Adam enlarges the rounding of gradients that are almost zero.
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
+        last = alone.step(*pairs(step, BATCH), RATE)
+    np.testing.assert_allclose([float(value) for value in last.values()], figures, rtol=2e-3)
+    check_close(saved(found), state(alone), before)
 
 
-def test_several_replicas_in_a_process_are_refused() -> None:
-    class Two:
-        def run(self, function: Callable[[], Any]) -> list[Any]:
-            return [function(), function()]
+# Three share a batch of four, one with two photos and two with one and a filling.
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_take_the_steps_of_one_with_the_whole_batch(workers: int, tmp_path: Path) -> None:
+    recipes = ("WHOLE", "PIXELS", "NARROW") if workers == 2 else ("WHOLE",)
+    figures = train_together(tmp_path, workers, 1, *recipes)
+    for index, name in enumerate(recipes):
+        for rank in range(1, workers):  # they agree to the bit, with dropout as well
+            check_equal(saved(tmp_path / name / "0"), saved(tmp_path / name / str(rank)))
+            assert figures[0][index] == figures[rank][index]
+        if name != "NARROW":
+            recipe = {"WHOLE": WHOLE, "PIXELS": PIXELS}[name]
+            check_is_that_of_one_worker(tmp_path / name / "0", figures[0][index], recipe)
 
-        def experimental_local_results(self, values: list[Any]) -> list[Any]:
-            return values
 
-    with pytest.raises(ValueError, match="2 replicas in this process; expected one a worker"):
-        Training(PLAIN, strategy=Two())
+def test_the_gpus_of_one_worker_take_the_steps_of_one(tmp_path: Path) -> None:
+    figures = train_together(tmp_path, 1, 2, "WHOLE")
+    check_is_that_of_one_worker(tmp_path / "WHOLE" / "0", figures[0][0], WHOLE)

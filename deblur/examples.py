@@ -1,0 +1,81 @@
+"""What a model sees of a photo in one epoch: a blurred crop, and the same sharp.
+
+Either of a stored pair, whose blur is what it is, or of a sharp photo, which is cut, turned and
+blurred anew in each epoch. What is drawn depends on the run's seed, the photo's key and the epoch
+alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from deblur import blur, pairs, seeds
+from deblur.jitter import jitter
+
+# More than the reach of any kernel that is drawn: 16 of anisotropic, 8 of defocus and box14; of
+# motion, the 21 that half of the widest path is.
+_MARGIN_PX = 24
+# Of photos straight from a camera the smallest details are softer than their pixels, which
+# shrinking mends; and one photo is so several.
+_LEAST_SCALE = 0.5
+# How often a crop is blurred without what lies around it, as pairs are: by reflection.
+_REFLECTED_SHARE = 0.25
+
+
+class Example(NamedTuple):
+    """Both (size, size, 3) uint8."""
+
+    sharp: np.ndarray
+    blurred: np.ndarray
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes examples.
+
+    Attributes:
+        recipe: the blur; for stored pairs, the one that they have.
+        size_px: side of the examples.
+        seed: the run's.
+    """
+
+    recipe: str
+    size_px: int
+    seed: int
+
+    def of_pair(self, sharp: np.ndarray, blurred: np.ndarray, key: str, epoch: int) -> Example:
+        """Return a window of a pair, or a shifted one, mirrored or not."""
+        generator = seeds.generator(self.seed, key, f"jitter of epoch {epoch}")
+        shift = blur.mirror_shift(self.recipe)
+        size_px = self.size_px if self.size_px < min(sharp.shape[:2]) else None
+        return Example(
+            *jitter(sharp, blurred, generator, mirror_shift=shift, size_px=size_px)
+        )
+
+    def of_photo(self, photo: np.ndarray, key: str, epoch: int) -> Example:
+        """Return a crop of a sharp photo, (H, W, 3) uint8 of at least the size, blurred anew."""
+        rng = seeds.generator(self.seed, key, f"crop of epoch {epoch}")
+        least = min(photo.shape[:2])
+        margin = _MARGIN_PX if rng.random() >= _REFLECTED_SHARE else 0
+        margin = min(margin, (least - self.size_px) // 2)
+        window = self.size_px + 2 * margin
+        side = round(window / rng.uniform(max(_LEAST_SCALE, window / least), 1))
+        top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
+        crop = photo[top : top + side, left : left + side]
+        if side > window:
+            crop = cv2.resize(crop, (window, window), interpolation=cv2.INTER_AREA)
+        crop = np.rot90(crop, rng.integers(4))
+        sharp = np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        drawn = blur.draw(self.recipe, seed=self.seed, key=f"{key}\0epoch {epoch}")
+        inner = slice(margin, margin + self.size_px)
+        blurred = blur.degrade(sharp, drawn)
+        return Example(sharp[inner, inner], blurred[inner, inner])
+
+    def held_out(self, photo: np.ndarray, key: str) -> Example:
+        """Return the middle of a sharp photo to validate on: as a pair has it, always the same."""
+        sharp = pairs.centre_crop(photo, self.size_px)
+        return Example(sharp, blur.degrade(sharp, blur.draw(self.recipe, seed=0, key=key)))

@@ -1,0 +1,146 @@
+"""Where a run's photos come from: pairs, or any folder or bucket of sharp photos."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import ray
+import ray.data
+
+from deblur import pairs, photo, places365
+from deblur.errors import PhotoError, UsageError
+from deblur.storage import Entry, Store, reason
+
+_FETCH_THREADS = 8
+_CHUNK_PHOTOS = 32
+# What is larger is shrunk when it is read, once: at their full size photos of cameras are soft, and
+# decoding one of 12 megapixels takes 120 ms for each crop.
+_MOST_PIXELS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """What there is to train on.
+
+    Attributes:
+        refs: tables of coded photos in the object store, as `Album` takes them.
+        photos: how many there are.
+        fingerprint: of their contents.
+        rejected: key -> why a photo cannot serve.
+    """
+
+    refs: Sequence[Any]
+    photos: int
+    fingerprint: str
+    rejected: Mapping[str, str]
+
+
+def of_pairs(store: Store, dataset: pairs.Dataset, *, anew: bool) -> Source:
+    """Read the coded training pairs; `anew` leaves out the blurred ones."""
+    filesystem, path = store.arrow()
+    names = pairs.shards(store, "train")
+    if not names:
+        raise UsageError(f"{store.uri} says that it has training pairs, but its shards are gone")
+    coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
+    columns = ["key", "sharp"] if anew else ["key", "sharp", "blurred"]
+    refs = coded.select_columns(columns).materialize().to_arrow_refs()
+    return Source(refs, dataset.total("train"), dataset.fingerprint, {})
+
+
+def of_photos(store: Store, size_px: int) -> Source:
+    """Read a tree of sharp photos, each once; those that cannot serve are rejected with a reason."""
+    entries = [entry for entry in store.list() if places365.is_photo(entry.key)]
+    if not entries:
+        raise UsageError(
+            f"{store.uri} has neither pairs (no {pairs.DATASET}) nor photos, whose names end in "
+            f"{', '.join(sorted(places365.PHOTO_EXTENSIONS))}"
+        )
+    chunks = [
+        {"chunk": entries[start : start + _CHUNK_PHOTOS]}
+        for start in range(0, len(entries), _CHUNK_PHOTOS)
+    ]
+    read = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+        Gather(store, size_px), batch_size=1, num_cpus=1
+    )
+    refs = read.materialize().to_arrow_refs()
+    facts = ray.get([_facts.remote(ref) for ref in refs])
+    rejected = {key: why for rows in facts for key, _, why in rows if why}
+    contents = sorted(f"{key}\0{sha256}" for rows in facts for key, sha256, why in rows if not why)
+    if not contents:
+        some = "; ".join(f"{key}: {why}" for key, why in sorted(rejected.items())[:3])
+        raise UsageError(f"none of the {len(entries)} photos of {store.uri} can be used: {some}")
+    fingerprint = hashlib.sha256("\n".join(contents).encode("utf-8", "surrogatepass")).hexdigest()
+    kept = [_usable.remote(ref) for ref in refs]
+    return Source(kept, len(contents), fingerprint, rejected)
+
+
+class Gather:
+    """Reads a chunk of photos and makes sure that each can be decoded and is large enough."""
+
+    def __init__(self, store: Store, size_px: int) -> None:
+        self._store, self._size_px = store, size_px
+
+    def __call__(self, batch: dict[str, Sequence[Sequence[Entry]]]) -> pa.Table:
+        """Return a table of `key`, `sharp`, `sha256`, `reason`."""
+        return pa.Table.from_pylist(list(self._rows(batch)), schema=_SCHEMA)
+
+    def _rows(self, batch: dict[str, Sequence[Sequence[Entry]]]) -> Iterator[dict[str, Any]]:
+        cv2.setNumThreads(1)  # one task, one core
+        for chunk in batch["chunk"]:
+            with ThreadPoolExecutor(_FETCH_THREADS) as threads:
+                for entry, data in zip(chunk, threads.map(self._read, chunk), strict=True):
+                    row = {"key": entry.key, "sharp": b"", "sha256": "", "reason": None}
+                    try:
+                        yield row | self._usable(data)
+                    except PhotoError as error:
+                        yield row | {"reason": str(error)}
+
+    def _read(self, entry: Entry) -> bytes | OSError:
+        try:
+            return self._store.read(entry.key, entry.etag)
+        except OSError as error:
+            return error
+
+    def _usable(self, data: bytes | OSError) -> dict[str, Any]:
+        if isinstance(data, OSError):
+            raise PhotoError(f"cannot be read: {reason(data)}")
+        decoded = photo.decode(data)
+        if decoded.alpha is not None:
+            raise PhotoError("has transparency")
+        pixels = photo.to_uint8(decoded.pixels)
+        while pixels.shape[0] * pixels.shape[1] > _MOST_PIXELS:
+            half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+            pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
+        if min(pixels.shape[:2]) < self._size_px:
+            size = f"{decoded.width}x{decoded.height}"
+            raise PhotoError(f"{size} is smaller than the crop of {self._size_px} pixels")
+        shrunk = pixels.shape[:2] != decoded.pixels.shape[:2]
+        coded = photo.encode_lossless(pixels) if shrunk else data
+        return {"sharp": coded, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("sharp", pa.large_binary()),
+        ("sha256", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@ray.remote(num_cpus=0)
+def _facts(table: Any) -> list[tuple[str, str, str | None]]:
+    columns = (table.column(name).to_pylist() for name in ("key", "sha256", "reason"))
+    return list(zip(*columns, strict=True))
+
+
+@ray.remote(num_cpus=0)
+def _usable(table: Any) -> Any:
+    return table.filter(table["reason"].is_null()).select(["key", "sharp"])

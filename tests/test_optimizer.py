@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deblur.optimizer import Adam
+
+STEPS = 12
+
+
+def gradients(step: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(step)
+    return [rng.normal(0, 3, (4, 3)).astype(np.float32), rng.normal(0, 1, 5).astype(np.float32)]
+
+
+def variables() -> list[Any]:
+    rng = np.random.default_rng(99)
+    return [tf.Variable(rng.normal(size=shape).astype(np.float32)) for shape in ((4, 3), (5,))]
+
+
+def taken(optimizer: Adam, rates: Sequence[float]) -> list[float]:
+    @tf.function
+    def step(one: tf.Tensor, two: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        return optimizer.apply([one, two], rate)
+
+    return [float(step(*gradients(i), tf.constant(rate))) for i, rate in enumerate(rates)]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_it_is_keras_s(weight_decay: float) -> None:
+    mine, theirs = variables(), variables()
+    rates = [1e-3 * (1 + step) for step in range(STEPS)]
+    taken(Adam(mine, beta_1=0.5, beta_2=0.99, weight_decay=weight_decay), rates)
+    keras_s = keras.optimizers.AdamW(beta_1=0.5, beta_2=0.99, weight_decay=weight_decay)
+    keras_s.build(theirs)
+    for step, rate in enumerate(rates):
+        keras_s.learning_rate = rate
+        keras_s.apply_gradients(zip(map(tf.constant, gradients(step)), theirs, strict=True))
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=2e-6)
+
+
+def test_gradients_are_clipped_all_together() -> None:
+    clipped, scaled = variables(), variables()
+    norms = taken(Adam(clipped, clip_norm=1.0), [0.1])
+    whole = np.sqrt(sum(np.square(gradient).sum() for gradient in gradients(0)))
+    assert norms == [pytest.approx(whole, rel=1e-6)]  # as they were before
+    by_hand = Adam(scaled)
+    by_hand.apply([tf.constant(gradient / whole) for gradient in gradients(0)], tf.constant(0.1))
+    moments = zip(by_hand.variables, Adam(variables()).variables, strict=True)
+    assert any((one.numpy() != other.numpy()).any() for one, other in moments)
+    for one, other in zip(clipped, scaled, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5)
+    small = variables()
+    taken(Adam(small, clip_norm=1e6), [0.1])
+    free = variables()
+    taken(Adam(free), [0.1])
+    for one, other in zip(small, free, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_the_average_follows_the_weights() -> None:
+    weights, averages = variables(), variables()
+    optimizer = Adam(weights, average=0.9, averages=averages)
+    expected = [average.numpy().astype(np.float64) for average in averages]
+    for step in range(STEPS):
+        taken_once = tf.constant(0.1)
+        optimizer.apply([tf.constant(gradient) for gradient in gradients(step)], taken_once)
+        decay = min(0.9, (2 + step) / (11 + step))
+        for index, weight in enumerate(weights):
+            expected[index] = decay * expected[index] + (1 - decay) * weight.numpy()
+    for average, value in zip(averages, expected, strict=True):
+        np.testing.assert_allclose(average.numpy(), value, rtol=1e-5)
+
+
+def test_its_variables_are_all_it_needs_to_go_on() -> None:
+    undisturbed, resumed = variables(), variables()
+    one, other = Adam(undisturbed), Adam(resumed)
+    taken(one, [0.1] * 3)
+    for source, target in zip(one.variables, other.variables, strict=True):
+        target.assign(source)
+    for source, target in zip(undisturbed, resumed, strict=True):
+        target.assign(source)
+    taken(one, [0.1])
+    taken(other, [0.1])
+    for source, target in zip(undisturbed, resumed, strict=True):
+        np.testing.assert_array_equal(source.numpy(), target.numpy())
