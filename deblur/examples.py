@@ -52,9 +52,7 @@ class Maker:
         generator = seeds.generator(self.seed, key, f"jitter of epoch {epoch}")
         shift = blur.mirror_shift(self.recipe)
         size_px = self.size_px if self.size_px < min(sharp.shape[:2]) else None
-        return Example(
-            *jitter(sharp, blurred, generator, mirror_shift=shift, size_px=size_px)
-        )
+        return Example(*jitter(sharp, blurred, generator, mirror_shift=shift, size_px=size_px))
 
     def of_photo(self, photo: np.ndarray, key: str, epoch: int) -> Example:
         """Return a crop of a sharp photo, (H, W, 3) uint8 of at least the size, blurred anew."""
@@ -68,7 +66,7 @@ class Maker:
         crop = photo[top : top + side, left : left + side]
         if side > window:
             crop = cv2.resize(crop, (window, window), interpolation=cv2.INTER_AREA)
-        crop = np.rot90(crop, rng.integers(4))
+        crop = np.rot90(crop, int(rng.integers(4)))
         sharp = np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
         drawn = blur.draw(self.recipe, seed=self.seed, key=f"{key}\0epoch {epoch}")
         inner = slice(margin, margin + self.size_px)

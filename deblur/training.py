@@ -58,7 +58,11 @@ class Training:
         built = network(recipe.network)
         here = self.strategy.run(lambda: tf.constant(0))
         self.replicas_here = len(self.strategy.experimental_local_results(here))
-        betas = {"beta_1": recipe.beta_1, "beta_2": recipe.beta_2, "clip_norm": recipe.clip_norm}
+        adam: dict[str, Any] = {
+            "beta_1": recipe.beta_1,
+            "beta_2": recipe.beta_2,
+            "clip_norm": recipe.clip_norm,
+        }
         with self.strategy.scope():
             keras.utils.set_random_seed(seed)
             self.generator = built.generator(policy)
@@ -67,7 +71,7 @@ class Training:
                 _copy(self.generator, self.averaged)
             self.generator_optimizer = Adam(
                 _tensors(self.generator),
-                **betas,
+                **adam,
                 weight_decay=recipe.weight_decay,
                 average=recipe.average,
                 averages=_tensors(self.averaged) if recipe.average else (),
@@ -75,7 +79,7 @@ class Training:
             self.discriminator, self.discriminator_optimizer = None, None
             if recipe.adversarial_weight:
                 self.discriminator = built.discriminator(policy)
-                self.discriminator_optimizer = Adam(_tensors(self.discriminator), **betas)
+                self.discriminator_optimizer = Adam(_tensors(self.discriminator), **adam)
         # Without XLA, which is slower on CPU: 1.76 s a step against 0.77 s.
         self._step = tf.function(self._replicated, jit_compile=False)
         self._restore = tf.function(lambda blurred: self.averaged(blurred, training=False))

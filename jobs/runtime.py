@@ -211,12 +211,21 @@ class Progress:
             return f", {self._text}" if self._text else ""
         rate = (self.done - first) / (now - started)
         left_s = (self.total - self.done) / rate
-        left = f"{left_s:.0f} s left" if left_s < 120 else f"{left_s / 60:.0f} min left"
-        return f", {self._text or f'{rate:.1f}/s'}, {left}"
+        return f", {self._text or f'{rate:.1f}/s'}, {duration(left_s)} left"
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Return `90 s`, `12 min` or `3 h 5 min`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours >= 10:
+        return f"{hours} h"
+    return f"{hours} h {minutes} min" if hours >= 2 else f"{60 * hours + minutes} min"
 
 
 def counts(values: Mapping[str, int]) -> str:

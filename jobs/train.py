@@ -24,7 +24,7 @@ from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
-from jobs import train_run
+from jobs import train_run, train_source
 from jobs.runtime import Cluster, Progress, cluster, hushed, is_embedded, note, warn
 
 # As many validations at most, unless the user says how often.
@@ -99,21 +99,18 @@ def run(options: Options) -> dict[str, Any]:
             f"{source.uri} holds no finished pairs (no {pairs.DATASET}): make them with "
             "`deblur preprocess`, or name a --blur to train on sharp photos"
         )
-    if dataset is not None and not dataset.total("train"):
-        raise UsageError(f"{source.uri} has no training pairs")
     size_px = _size(options, recipe, dataset)
     home.make_ready()
     with ExitStack() as stack:
-        found = None
+        photos: train_source.Source
         if dataset is None:
             stack.enter_context(cluster(options.cluster))
-            found = _photos(source, home, size_px)
-        count, fingerprint = (
-            (found.photos, found.fingerprint)
-            if found
-            else (dataset.total("train"), dataset.fingerprint)
-        )
-        plan = _plan(options, recipe, dataset, size_px, count, fingerprint)
+            note(f"reading the photos of {source.uri}")
+            photos = train_source.Photos(source, size_px)
+            _account(photos, home)
+        else:
+            photos = train_source.Pairs(source, dataset, anew=options.blur is not None)
+        plan = _plan(options, recipe, photos, size_px)
         train_run.claim(home, plan, command(options), source.uri)
         if train_run.is_finished(home):
             note(f"{home.uri} is finished already")
@@ -125,7 +122,7 @@ def run(options: Options) -> dict[str, Any]:
         )
         if dataset is not None:
             stack.enter_context(cluster(options.cluster))
-        _fit(options, source, home, plan, dataset, found, workers)
+        _fit(options, home, plan, photos, workers)
     return train_run.summary(home)
 
 
@@ -158,13 +155,9 @@ def _workers(options: Options, recipe: recipes.Recipe) -> tuple[int, int]:
 
 
 def _plan(
-    options: Options,
-    recipe: recipes.Recipe,
-    dataset: pairs.Dataset | None,
-    size_px: int,
-    count: int,
-    fingerprint: str,
+    options: Options, recipe: recipes.Recipe, photos: train_source.Source, size_px: int
 ) -> train_run.Plan:
+    count = photos.photos
     most = max(int(count * _HELD_OUT_SHARE), 1) if count > 1 else 0
     held_out = min(options.validation_photos, most)
     order = Order(count - held_out, recipe.batch_size, options.seed)
@@ -177,14 +170,14 @@ def _plan(
     every = options.validate_every or -(-recipe.epochs // _VALIDATIONS)
     return train_run.Plan(
         recipe=recipe,
-        blur=options.blur or (dataset.recipe if dataset else ""),
+        blur=options.blur or photos.blur or "",
         anew=options.blur is not None,
         size_px=size_px,
         precision=options.precision,
         seed=options.seed,
         photos=order.photos,
         held_out=held_out,
-        fingerprint=fingerprint,
+        fingerprint=photos.fingerprint,
         start_from=start.model_id if start else None,
         total_steps=min(steps, options.max_steps or steps),
         steps_per_epoch=order.steps_per_epoch,
@@ -205,24 +198,17 @@ def command(options: Options) -> str:
 # === Driver ===
 
 
-def _photos(source: Store, home: Store, size_px: int) -> Any:
-    from jobs import train_source
-
-    note(f"reading the photos of {source.uri}")
-    found = train_source.of_photos(source, size_px)
-    if found.rejected:
-        pairs.write_rejected(home, [(key, "train", why) for key, why in found.rejected.items()])
-        warn(f"{len(found.rejected)} photos cannot serve; {home.uri}/{pairs.REJECTED} says why")
-    return found
+def _account(photos: train_source.Source, home: Store) -> None:
+    if photos.rejected:
+        pairs.write_rejected(home, [(key, "train", why) for key, why in photos.rejected.items()])
+        warn(f"{len(photos.rejected)} photos cannot serve; {home.uri}/{pairs.REJECTED} says why")
 
 
 def _fit(
     options: Options,
-    source: Store,
     home: Store,
     plan: train_run.Plan,
-    dataset: pairs.Dataset | None,
-    found: Any,
+    photos: train_source.Source,
     workers: tuple[int, int],
 ) -> None:
     import ray
@@ -232,16 +218,13 @@ def _fit(
         from ray.train.tensorflow import TensorflowTrainer
 
         from deblur.examples import Maker
-        from jobs import train_source
         from jobs.tensorflow_backend import TensorflowConfig
         from jobs.train_data import Album, Planned
         from jobs.train_worker import CHECKPOINTS, FAILURE, SCORE, train_worker
 
     if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
         raise UsageError("--gpu: this machine has no GPU that Ray can see")
-    if dataset is not None:
-        found = train_source.of_pairs(source, dataset, anew=plan.anew)
-    album = Album(found.refs, Maker(plan.blur, plan.size_px, plan.seed), plan.held_out)
+    album = Album(photos.refs(), Maker(plan.blur, plan.size_px, plan.seed), plan.held_out)
     order = Order(plan.photos, plan.recipe.batch_size, plan.seed)
     gpus = options.gpus_per_worker if options.gpu else 0
     cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), workers[1])
@@ -300,7 +283,10 @@ def _check(options: Options, recipe: recipes.Recipe) -> None:
         raise UsageError(f"there is no blur {options.blur!r}; there are {', '.join(blur.RECIPES)}")
     counts = {
         **{name: getattr(recipe, name) for name in ("epochs", "batch_size")},
-        **{name: getattr(options, name) for name in ("gpus_per_worker", "parts", "checkpoint_steps")},
+        **{
+            name: getattr(options, name)
+            for name in ("gpus_per_worker", "parts", "checkpoint_steps")
+        },
     }
     optional = ("validate_every", "patience", "max_steps", "size")
     counts |= {name: getattr(options, name) for name in optional}

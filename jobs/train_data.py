@@ -124,9 +124,7 @@ class Planned(DataConfig):
     ) -> list[dict[str, Any]]:
         """Return an iterator for each worker."""
         start = json.loads(self._home.read(PROGRESS))["step"]
-        load = Load(
-            self._album, self._order, start, self._total_steps, world_size, self._replicas
-        )
+        load = Load(self._album, self._order, start, self._total_steps, world_size, self._replicas)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = (
             True  # else blocks come as they are ready, to whoever asks

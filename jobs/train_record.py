@@ -165,10 +165,7 @@ def _group(name: str) -> str:
 
 
 def live_text(figures: Mapping[str, float], images_per_s: float, waiting: float) -> str:
-    """Return what a terminal shows of a step, in 35 columns: the bar and the time left take 45."""
-    words = [f"error {figures['error']:.4f}"]
-    if waiting > _WORTH_SAYING:
-        words.append(f"waits {waiting:.0%}")
-    elif figures["discriminator"]:
-        words.append(f"D {figures['discriminator']:.2f}")
-    return " ".join([*words, f"{images_per_s:.4g} img/s"])
+    """Return what a terminal shows of a step, in 25 columns: the bar and the time left take 55."""
+    word = f"waits {waiting:.0%}" if waiting > _WORTH_SAYING else f"error {figures['error']:.4f}"
+    rate = f"{images_per_s:.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
+    return f"{word}, {rate} img/s"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import cv2
 import pyarrow as pa
-import ray
-import ray.data
 
 from deblur import pairs, photo, places365
 from deblur.errors import PhotoError, UsageError
@@ -24,60 +23,88 @@ _CHUNK_PHOTOS = 32
 _MOST_PIXELS = 4_000_000
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(ABC):
     """What there is to train on.
 
     Attributes:
-        refs: tables of coded photos in the object store, as `Album` takes them.
-        photos: how many there are.
+        photos: how many.
         fingerprint: of their contents.
+        blur: the recipe of the blur that they come with, if any.
         rejected: key -> why a photo cannot serve.
     """
 
-    refs: Sequence[Any]
     photos: int
     fingerprint: str
-    rejected: Mapping[str, str]
+    blur: str | None = None
+    rejected: Mapping[str, str] = MappingProxyType({})
+
+    @abstractmethod
+    def refs(self) -> Sequence[Any]:
+        """Return tables of coded photos in the object store, as `Album` takes them."""
 
 
-def of_pairs(store: Store, dataset: pairs.Dataset, *, anew: bool) -> Source:
-    """Read the coded training pairs; `anew` leaves out the blurred ones."""
-    filesystem, path = store.arrow()
-    names = pairs.shards(store, "train")
-    if not names:
-        raise UsageError(f"{store.uri} says that it has training pairs, but its shards are gone")
-    coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
-    columns = ["key", "sharp"] if anew else ["key", "sharp", "blurred"]
-    refs = coded.select_columns(columns).materialize().to_arrow_refs()
-    return Source(refs, dataset.total("train"), dataset.fingerprint, {})
+class Pairs(Source):
+    """Training pairs, whose blur stays or, `anew`, is left out. Nothing is read before `refs`."""
+
+    def __init__(self, store: Store, dataset: pairs.Dataset, *, anew: bool) -> None:
+        self.photos, self.fingerprint = dataset.total("train"), dataset.fingerprint
+        self.blur = dataset.recipe
+        self._store, self._anew = store, anew
+        if not self.photos:
+            raise UsageError(f"{store.uri} has no training pairs")
+
+    def refs(self) -> Sequence[Any]:
+        """Read the coded pairs."""
+        import ray.data
+
+        filesystem, path = self._store.arrow()
+        names = pairs.shards(self._store, "train")
+        if not names:
+            raise UsageError(
+                f"{self._store.uri} says that it has training pairs, but its shards are gone"
+            )
+        coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
+        columns = ["key", "sharp"] if self._anew else ["key", "sharp", "blurred"]
+        refs: Sequence[Any] = coded.select_columns(columns).materialize().to_arrow_refs()
+        return refs
 
 
-def of_photos(store: Store, size_px: int) -> Source:
-    """Read a tree of sharp photos, each once; those that cannot serve are rejected with a reason."""
-    entries = [entry for entry in store.list() if places365.is_photo(entry.key)]
-    if not entries:
-        raise UsageError(
-            f"{store.uri} has neither pairs (no {pairs.DATASET}) nor photos, whose names end in "
-            f"{', '.join(sorted(places365.PHOTO_EXTENSIONS))}"
+class Photos(Source):
+    """A tree of sharp photos, each read once; those that cannot serve are rejected with a reason."""
+
+    def __init__(self, store: Store, size_px: int) -> None:
+        import ray.data
+
+        entries = [entry for entry in store.list() if places365.is_photo(entry.key)]
+        if not entries:
+            raise UsageError(
+                f"{store.uri} has neither pairs (no {pairs.DATASET}) nor photos, whose names end in "
+                f"{', '.join(sorted(places365.PHOTO_EXTENSIONS))}"
+            )
+        chunks = [
+            {"chunk": entries[start : start + _CHUNK_PHOTOS]}
+            for start in range(0, len(entries), _CHUNK_PHOTOS)
+        ]
+        read = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+            Gather(store, size_px), batch_size=1, num_cpus=1
         )
-    chunks = [
-        {"chunk": entries[start : start + _CHUNK_PHOTOS]}
-        for start in range(0, len(entries), _CHUNK_PHOTOS)
-    ]
-    read = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-        Gather(store, size_px), batch_size=1, num_cpus=1
-    )
-    refs = read.materialize().to_arrow_refs()
-    facts = ray.get([_facts.remote(ref) for ref in refs])
-    rejected = {key: why for rows in facts for key, _, why in rows if why}
-    contents = sorted(f"{key}\0{sha256}" for rows in facts for key, sha256, why in rows if not why)
-    if not contents:
-        some = "; ".join(f"{key}: {why}" for key, why in sorted(rejected.items())[:3])
-        raise UsageError(f"none of the {len(entries)} photos of {store.uri} can be used: {some}")
-    fingerprint = hashlib.sha256("\n".join(contents).encode("utf-8", "surrogatepass")).hexdigest()
-    kept = [_usable.remote(ref) for ref in refs]
-    return Source(kept, len(contents), fingerprint, rejected)
+        refs = read.materialize().to_arrow_refs()
+        facts, usable = (ray.remote(num_cpus=0)(task) for task in (_facts, _usable))
+        rows = [row for found in ray.get([facts.remote(ref) for ref in refs]) for row in found]
+        self.rejected = {key: why for key, _, why in rows if why}
+        contents = sorted(f"{key}\0{sha256}" for key, sha256, why in rows if not why)
+        if not contents:
+            some = "; ".join(f"{key}: {why}" for key, why in sorted(self.rejected.items())[:3])
+            raise UsageError(
+                f"none of the {len(entries)} photos of {store.uri} can be used: {some}"
+            )
+        text = "\n".join(contents).encode("utf-8", "surrogatepass")
+        self.photos, self.fingerprint = len(contents), hashlib.sha256(text).hexdigest()
+        self._refs = [usable.remote(ref) for ref in refs]
+
+    def refs(self) -> Sequence[Any]:
+        """Return what was read."""
+        return self._refs
 
 
 class Gather:
@@ -135,12 +162,10 @@ _SCHEMA = pa.schema(
 )
 
 
-@ray.remote(num_cpus=0)
 def _facts(table: Any) -> list[tuple[str, str, str | None]]:
     columns = (table.column(name).to_pylist() for name in ("key", "sha256", "reason"))
     return list(zip(*columns, strict=True))
 
 
-@ray.remote(num_cpus=0)
 def _usable(table: Any) -> Any:
     return table.filter(table["reason"].is_null()).select(["key", "sharp"])

@@ -78,7 +78,7 @@ class _Worker:
         context = ray.train.get_context()
         self._chief = context.get_world_rank() == 0
         # A worker alone on its node may use all of it; several share it evenly.
-        threads = max((os.cpu_count() or 1) // context.get_local_world_size(), 1)
+        threads = max(_cores() // context.get_local_world_size(), 1)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         gpus = tf.config.list_physical_devices("GPU")
         for device in gpus:
@@ -112,9 +112,7 @@ class _Worker:
             batch = next(batches)
             waited = time.perf_counter() - asked
             rate = self._recipe.learning_rate_at(step, plan.total_steps)
-            figures = self._training.step(
-                batch["blurred"], batch["sharp"], batch["weight"], rate
-            )
+            figures = self._training.step(batch["blurred"], batch["sharp"], batch["weight"], rate)
             self._watch.add(step, list(batch["key"]), figures)
             if record:
                 record.step(step, {**figures, "learning_rate": rate}, waited)
@@ -128,7 +126,13 @@ class _Worker:
                 validated, stopped = self._validate(record)
             noticed = not warned and step % _NOTICE_STEPS == 0 and _preemption()
             warned = warned or noticed
-            if last or stopped or validated or noticed or step % self._config["checkpoint_steps"] == 0:
+            if (
+                last
+                or stopped
+                or validated
+                or noticed
+                or step % self._config["checkpoint_steps"] == 0
+            ):
                 self._save_checkpoint(validated, wait=last or stopped or noticed)
         if record:
             self._finish(record)
@@ -211,6 +215,13 @@ class _Worker:
                     (Path(folder) / entry.key).write_bytes(checkpoints.read(entry.key))
                 self._training.load(Path(folder))
         record.finish(best or self._progress.step, self._progress, self.policy)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _name(step: int) -> str:

@@ -101,5 +101,7 @@ def test_a_photo_s_loss_does_not_depend_on_its_company(
         (losses.discriminator_loss, (logits, logits[::-1].copy())),
     ):
         whole = np.asarray(loss(*arguments))
-        alone = [float(loss(*(each[i : i + 1] for each in arguments))[0]) for i in range(len(whole))]
+        alone = [
+            float(loss(*(each[i : i + 1] for each in arguments))[0]) for i in range(len(whole))
+        ]
         np.testing.assert_allclose(whole, alone, rtol=1e-6)

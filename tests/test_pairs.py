@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import random
 from pathlib import Path

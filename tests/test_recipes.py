@@ -31,7 +31,7 @@ def test_the_report_s_recipe_is_the_report_s() -> None:
 
 
 def test_a_misspelt_recipe() -> None:
-    with pytest.raises(UsageError, match="no training recipe 'reprot'; there are .*report"):
+    with pytest.raises(UsageError, match=r"no training recipe 'reprot'; there are .*report"):
         recipe("reprot")
 
 

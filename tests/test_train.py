@@ -1,68 +1,145 @@
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import ray.train
 
-from deblur import models, photo
-from deblur.errors import UsageError
+from deblur import models, pairs, photo
+from deblur.errors import DeblurError, UsageError
+from deblur.examples import Maker
+from deblur.sampling import Order
 from deblur.storage import open_store
-from jobs import train
+from jobs import train, train_data, train_source
+from jobs.runtime import duration
+from jobs.train_record import live_text
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def options(pairs: Path, home: Path | str, **more: object) -> train.Options:
-    return train.Options(str(pairs), str(home), **{"network": "pix2pix-small", "epochs": 1, **more})
+def options(source: Path, home: Path | str, **more: object) -> train.Options:
+    return train.Options(
+        str(source), str(home), **{"network": "pix2pix-small", "epochs": 1, **more}
+    )
 
 
 def test_run_leaves_everything_behind(trained: Path) -> None:
     card = models.read_card(str(trained / "model"))
-    assert (card.name, card.network, card.recipe, card.steps) == (
-        "tiny",
-        "pix2pix-small",
-        "box14",
-        8,
-    )
+    assert (card.name, card.network, card.recipe) == ("tiny", "pix2pix-small", "box14")
+    assert card.steps == 7  # one of the eight pairs is held out
     assert set(card.figures) == {"blurred", "restored"}
-    assert "4 test pairs" in card.measured_on
+    assert card.measured_on == "1 training photos that were held out"
     sheet = photo.decode(next((trained / "samples").iterdir()).read_bytes())
-    assert sheet.pixels.shape == (4 * 256, 3 * 256, 3)
-    assert list((trained / "tensorboard").iterdir())
-    assert (trained / "checkpoints" / "step-00000008").is_dir()
+    assert sheet.pixels.shape == (256, 3 * 256, 3)
+    assert (trained / "checkpoints" / "step-00000007").is_dir()
     assert not (trained / "live.json").exists()
+    run = json.loads((trained / "config.json").read_text())
+    assert run["plan"]["recipe"]["adversarial_weight"] == 1
+    assert run["plan"]["fingerprint"] == pairs.read_dataset(open_store(run["source"])).fingerprint
+    assert {"deblur", "keras", "tensorflow", "ray", "python"} == set(run["versions"])
+    assert run["command"]
+
+
+def test_tensorboard_has_all_figures(trained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["tensors"]) == {
+        "loss/generator", "loss/pixel", "loss/error", "loss/gan", "loss/discriminator",
+        "discriminator/accuracy_real", "discriminator/accuracy_fake",
+        "gradient/gradient_norm_generator", "gradient/gradient_norm_discriminator",
+        "schedule/learning_rate", "speed/images_per_second", "speed/share_waiting_for_data",
+        "validation/psnr", "validation/ssim", "blurred | restored | sharp",
+    }  # fmt: skip
 
 
 def test_a_finished_run_is_left_alone(trained: Path, made_pairs: Path) -> None:
     before = (trained / "model" / "model.keras").stat().st_mtime_ns
     summary = train.run(options(made_pairs, trained, checkpoint_steps=3))
-    assert summary["steps"] == 8
+    assert summary["steps"] == 7
     assert (trained / "model" / "model.keras").stat().st_mtime_ns == before
 
 
 def test_another_configuration_is_refused(trained: Path, made_pairs: Path) -> None:
     with pytest.raises(UsageError, match=r"seed 0, now 1"):
         train.run(options(made_pairs, trained, seed=1))
+    with pytest.raises(UsageError, match=r"learning_rate 0.0002, now 0.1"):
+        train.run(options(made_pairs, trained, learning_rate=0.1))
+
+
+def cut_off(home: Path, made_pairs: Path, **more: object) -> None:
+    """Leave a run as it was after step 3, as a kill does."""
+    train.run(options(made_pairs, home, max_steps=3, checkpoint_steps=3, **more))
+    shutil.rmtree(home / "model")
+    run = json.loads((home / "config.json").read_text())
+    run["plan"]["total_steps"] = 7
+    (home / "config.json").write_text(json.dumps(run))
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     trained: Path, made_pairs: Path, tmp_path: Path
 ) -> None:
-    """Put back the run's state as it was after step 3, which a kill leaves behind, and go on."""
+    cut_off(tmp_path / "run", made_pairs)
+    train.run(options(made_pairs, tmp_path / "run", checkpoint_steps=3))
+    found, expected = (models.read_card(str(run / "model")) for run in (tmp_path / "run", trained))
+    assert found.model_id == expected.model_id
+    assert found.figures == expected.figures
+
+
+def test_sharp_photos_are_blurred_anew(sharp_folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "run"
-    config = {"network": "pix2pix-small", "checkpoint_steps": 3, "max_steps": 3}
-    train.run(train.Options(str(made_pairs), str(home), epochs=1, **config))
-    shutil.rmtree(home / "model")
-    plan = json.loads((home / "config.json").read_text())
-    plan["plan"]["total_steps"] = 8
-    (home / "config.json").write_text(json.dumps(plan))
-    train.run(options(made_pairs, home, checkpoint_steps=3))
-    assert (
-        models.read_card(str(home / "model")).model_id
-        == models.read_card(str(trained / "model")).model_id
+    few = {"batch_size": 4, "epochs": 2, "blur": "photo", "validation_photos": 2}
+    summary = train.run(options(sharp_folder, home, **few))
+    card = models.read_card(f"{home}/model")
+    assert (card.recipe, card.data["count"]) == (
+        "photo",
+        16,
+    )  # of 18, one is broken and one held out
+    assert summary["measured_on"] == "1 training photos that were held out"
+    rejected = pq.read_table(home / "rejected.parquet").to_pylist()
+    assert [row["key"] for row in rejected] == ["castle/8.jpg"]
+    again = train.run(options(sharp_folder, home, **few))
+    assert again == summary
+
+
+def test_the_best_is_kept_and_a_run_without_gain_stops(made_pairs: Path, tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    # At such a rate everything is worse than the first epoch.
+    summary = train.run(
+        options(made_pairs, home, epochs=30, learning_rate=0.3, patience=2, validate_every=1)
     )
+    live = sorted(path.name for path in (home / "samples").iterdir())
+    best = summary["steps"] // 7
+    assert len(live) == best + 2 < 30
+    kept = {path.name for path in (home / "checkpoints").glob("step-*")}
+    assert kept == {f"step-{7 * epoch:08d}" for epoch in (best, best + 2)}
+
+
+def test_a_run_that_diverges_says_where(made_pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeblurError) as caught:
+        train.run(options(made_pairs, tmp_path / "run", learning_rate=float("nan"), epochs=3))
+    keys = [row.key for name in pairs.shards(open_store(made_pairs), "train")
+            for row in pairs.read_shard(open_store(made_pairs).read(name))]  # fmt: skip
+    text = str(caught.value)
+    assert "training went astray in step 2: " in text
+    assert any(f"The step saw {key}." in text for key in keys)
+    assert "The last good checkpoint: none" in text
+    assert "\n" not in text
+
+
+def test_it_starts_from_another_model(trained: Path, made_pairs: Path, tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    start = str(trained / "model")
+    train.run(options(made_pairs, home, start_from=start, learning_rate=1e-12, max_steps=1))
+    mine, theirs = (models.load(str(run / "model"), "float32").generator for run in (home, trained))
+    for one, other in zip(mine.weights, theirs.weights, strict=True):
+        if "seed" not in one.path:
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
 
 
 def test_relative_folders(
@@ -77,23 +154,39 @@ def test_relative_folders(
 
 def test_two_workers_and_a_bucket(made_pairs: Path, bucket) -> None:
     home = open_store(bucket() + "/run")
-    summary = train.run(options(made_pairs, home.uri, workers=2, max_steps=2, precision="float32"))
+    two = {"workers": "2", "batch_size": 2, "max_steps": 2, "precision": "float32"}
+    summary = train.run(options(made_pairs, home.uri, **two))
     assert summary["steps"] == 2
     keys = {entry.key.split("/")[0] for entry in home.list()}
     assert {"model", "config.json", "samples", "tensorboard", "checkpoints"} <= keys
 
 
-def test_usage_errors(made_pairs: Path, tmp_path: Path) -> None:
+def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_path: Path) -> None:
     cases = {
         "no network 'unet'": {"network": "unet"},
+        "no training recipe 'bset'": {"recipe": "bset"},
         "--epochs 0": {"epochs": 0},
+        "--parts 0": {"parts": 0},
         "--precision 'half'": {"precision": "half"},
-    }
+        "no blur 'box15'": {"blur": "box15"},
+        "--workers '3-2': expected a number, or a range such as 1-8": {"workers": "3-2"},
+        "--workers 'two'": {"workers": "two"},
+        "--batch-size 1 is a step's, shared by 2 workers": {"workers": "1-2"},
+        "crops of 100 pixels do not suit pix2pix-small, which takes multiples of 256": {"size": 100},
+        "--size 512: the pairs are 256 pixels wide": {"size": 512},
+        "is a pix2pix-small, and a pix2pix is trained": {
+            "start_from": str(trained / "model"), "network": "pix2pix",
+        },
+        "--patience counts validations": {"patience": 2, "validation_photos": 0},
+    }  # fmt: skip
     for message, more in cases.items():
         with pytest.raises(UsageError, match=message):
-            train.run(options(made_pairs, tmp_path, **more))
-    with pytest.raises(UsageError, match="holds no finished pairs"):
-        train.run(options(tmp_path, tmp_path / "run"))
+            train.run(options(made_pairs, tmp_path / "run", **more))
+    with pytest.raises(UsageError, match=r"holds no finished pairs .* or name a --blur"):
+        train.run(options(sharp_folder, tmp_path / "run"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"has neither pairs .* nor photos"):
+        train.run(options(tmp_path / "empty", tmp_path / "run", blur="box14"))
 
 
 @pytest.mark.parametrize(
@@ -103,39 +196,54 @@ def test_one_core_is_left_for_the_data(total: float, workers: int, share: float)
     assert train.cpus_per_worker(total, workers) == share
 
 
-def test_batches_are_the_planned_ones(made_pairs: Path, tmp_path: Path) -> None:
-    """What Ray Data hands to each of two workers is exactly what the order has for it."""
-    from deblur import blur, pairs
-    from deblur.sampling import Order
-    from jobs import train_data
-
+@pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (3, 1), (1, 2)])
+def test_batches_are_the_planned_ones(
+    made_pairs: Path, tmp_path: Path, workers: int, replicas: int
+) -> None:
+    """What Ray Data hands to each worker is exactly what the order has for it."""
     home, source = open_store(tmp_path), open_store(made_pairs)
     home.put(train_data.PROGRESS, json.dumps({"step": 3}).encode())
-    planned = train_data.Planned(home, global_batch=4, seed=5, total_steps=7, recipe="box14")
-    splits = planned.configure({"train": train_data.encoded(source)}, 2)
-    rows = {
-        row.key: row
-        for name in pairs.shards(source, "train")
-        for row in pairs.read_shard(source.read(name))
-    }
-    keys = sorted(rows)
-    order = Order(len(keys), 4, 5)
+    found = train_source.Pairs(source, pairs.read_dataset(source), anew=False)
+    album = train_data.Album(found.refs(), Maker("box14", 256, 5), held_out=2)
+    places = album.training
+    assert len(places) == 6
+    order = Order(len(places), 4, 5)
+    planned = train_data.Planned(home, album, order, 7, replicas)
+    splits = planned.configure({}, workers)
+    size = -(-4 // (workers * replicas)) * replicas
 
     @ray.remote(num_cpus=0)
     def batches(split):
-        return [batch["sharp"] for batch in split.iter_batches(batch_size=2, batch_format="numpy")]
+        batches = split.iter_batches(batch_size=size, batch_format="numpy")
+        return [{name: np.array(column) for name, column in batch.items()} for batch in batches]
 
     received = ray.get([batches.remote(split["train"]) for split in splits])
-    for worker, got in enumerate(received):
-        assert len(got) == 4
-        for step, batch in zip(range(3, 7), got, strict=True):
-            expected = []
-            for row in order.rows(step, worker, 2):
-                key = keys[row]
-                sharp, blurred = (
-                    photo.decode_lossless(getattr(rows[key], name)) for name in ("sharp", "blurred")
-                )
-                generator = pairs.jitter_generator(5, key, order.epoch(step))
-                shift = blur.mirror_shift("box14")
-                expected.append(pairs.jitter(sharp, blurred, generator, mirror_shift=shift)[0])
-            assert np.array_equal(batch, np.stack(expected))
+    for step in range(3, 7):
+        seen: list[str] = []
+        for worker, got in enumerate(received):
+            assert len(got) == 4
+            batch = got[step - 3]
+            shares = [
+                order.share(step, worker * replicas + index, workers * replicas)
+                for index in range(replicas)
+            ]
+            rows = np.concatenate([share.rows for share in shares])
+            weights = np.concatenate([share.weights for share in shares])
+            assert np.array_equal(batch["weight"], weights)
+            assert list(batch["key"]) == [places[row].key for row in rows]
+            for index, row in enumerate(rows):
+                sharp, blurred = album.example(places[row], order.epoch(step))
+                assert np.array_equal(batch["sharp"][index], sharp)
+                assert np.array_equal(batch["blurred"][index], blurred)
+            seen += [key for key, weight in zip(batch["key"], weights, strict=True) if weight]
+        assert sorted(seen) == sorted(places[row].key for row in order.rows(step))
+
+
+@pytest.mark.parametrize("left", [80, 7000, 35_990, 90_000, 360_000])
+@pytest.mark.parametrize("waiting", [0.0, 1.0])
+@pytest.mark.parametrize("rate", [0.01234, 99.94, 1234.5])
+def test_a_terminal_of_80_columns_holds_the_line(rate: float, waiting: float, left: int) -> None:
+    text = live_text({"error": 0.12345}, rate, waiting)
+    assert "img/s" in text
+    bar = "train " + 16 * "-" + " 400000/400000"
+    assert len(f"{bar} , {text}, {duration(left)} left") <= 80
