@@ -25,9 +25,11 @@ def below(parent: int) -> Iterator[tuple[int, str]]:
                 break
 
 
-def awaited(holds: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+def awaited(
+    holds: Callable[[], bool], what: str, timeout_s: float = 120, every_s: float = 0.2
+) -> None:
     """Return when something holds."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.002)
+        time.sleep(every_s)
