@@ -9,7 +9,6 @@ that is killed, and goes on with more workers or fewer, takes the same steps.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from contextlib import ExitStack
@@ -20,12 +19,12 @@ from typing import Any
 from cyclopts import Parameter
 
 from deblur import blur, models, pairs, precision, recipes
-from deblur.errors import DeblurError, UsageError
+from deblur.errors import UsageError
 from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
 from jobs import train_run, train_source
-from jobs.runtime import Cluster, Progress, cluster, hushed, is_embedded, note, warn
+from jobs.runtime import Cluster, cluster, hushed, note, warn
 
 # As many validations at most, unless the user says how often.
 _VALIDATIONS = 50
@@ -122,7 +121,9 @@ def run(options: Options) -> dict[str, Any]:
         )
         if dataset is not None:
             stack.enter_context(cluster(options.cluster))
-        _fit(options, home, plan, photos, workers)
+        with hushed(not options.cluster.verbose):  # this imports TensorFlow, which greets
+            from jobs.train_group import fit
+        fit(options, home, plan, photos, workers)
     return train_run.summary(home)
 
 
@@ -195,82 +196,10 @@ def command(options: Options) -> str:
     )
 
 
-# === Driver ===
-
-
 def _account(photos: train_source.Source, home: Store) -> None:
     if photos.rejected:
         pairs.write_rejected(home, [(key, "train", why) for key, why in photos.rejected.items()])
         warn(f"{len(photos.rejected)} photos cannot serve; {home.uri}/{pairs.REJECTED} says why")
-
-
-def _fit(
-    options: Options,
-    home: Store,
-    plan: train_run.Plan,
-    photos: train_source.Source,
-    workers: tuple[int, int],
-) -> None:
-    import ray
-
-    with hushed(not options.cluster.verbose):  # this imports TensorFlow, which greets
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-        from ray.train.tensorflow import TensorflowTrainer
-
-        from deblur.examples import Maker
-        from jobs.tensorflow_backend import TensorflowConfig
-        from jobs.train_data import Album, Planned
-        from jobs.train_worker import CHECKPOINTS, FAILURE, SCORE, train_worker
-
-    if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
-        raise UsageError("--gpu: this machine has no GPU that Ray can see")
-    album = Album(photos.refs(), Maker(plan.blur, plan.size_px, plan.seed), plan.held_out)
-    order = Order(plan.photos, plan.recipe.batch_size, plan.seed)
-    gpus = options.gpus_per_worker if options.gpu else 0
-    cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), workers[1])
-    filesystem, path = home.arrow()
-    home.delete(FAILURE)
-    trainer = TensorflowTrainer(
-        train_worker,
-        train_loop_config={
-            "home": home.uri, "plan": plan, "album": album, "name": options.name,
-            "parts": options.parts, "start_from": options.start_from,
-            "checkpoint_steps": options.checkpoint_steps,
-        },
-        tensorflow_config=TensorflowConfig(),
-        datasets={"train": ray.data.range(1)},  # Planned has the photos
-        dataset_config=Planned(home, album, order, plan.total_steps, max(gpus, 1)),
-        scaling_config=ScalingConfig(
-            num_workers=workers[0] if workers[0] == workers[1] else workers,
-            use_gpu=options.gpu,
-            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
-        ),
-        run_config=RunConfig(
-            name=CHECKPOINTS,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=options.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1,  # the best, and besides it always the last
-                checkpoint_score_attribute=SCORE if plan.held_out else None,
-            ),
-        ),
-    )  # fmt: skip
-    progress = Progress("train", plan.total_steps, "steps")
-    with progress, train_run.Watcher(home, progress):
-        trainer.fit()
-    if home.exists(FAILURE):
-        raise DeblurError(json.loads(home.read(FAILURE))["error"])
-
-
-def cpus_per_worker(total: float, workers: int) -> float:
-    """Return the CPUs to reserve for each worker: all but one, which decodes what they see.
-
-    A reservation only keeps others off. On two cores, two workers reserve half a core each and use
-    what there is.
-    """
-    share = (total - 1 if total > 1 else total / 2) / workers
-    return float(int(share)) if share >= 1 else max(int(share * 100) / 100, 0.01)
 
 
 # === Usage ===

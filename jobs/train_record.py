@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from deblur import metrics, models, photo, pictures
-from deblur.storage import LocalStore, open_store
+from deblur.storage import LocalStore
 from jobs import train_run
 
 _TELL_EVERY_S = 1.0
@@ -152,7 +152,7 @@ class Record:
             measured_on=f"{count} training photos that were held out" if count else "",
             versions=configuration["versions"],
         )
-        models.save(open_store(f"{self._home.uri}/{train_run.MODEL}"), generator, card)
+        models.save(self._home / train_run.MODEL, generator, card)
 
 
 def _group(name: str) -> str:

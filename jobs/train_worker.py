@@ -19,7 +19,6 @@ from deblur import models
 from deblur.divergence import Diverged, Watch
 from deblur.errors import DeblurError
 from deblur.precision import policy
-from deblur.storage import open_store
 from deblur.training import Training
 from jobs.train_data import PROGRESS
 from jobs.train_record import Record
@@ -57,12 +56,11 @@ class Progress:
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """Run the loop of one worker; leave word, and no error for Ray to retry, if training diverges."""
-    home = open_store(config["home"])
     try:
         _Worker(config).run()
     except Diverged as error:  # on all workers in the same step
         if ray.train.get_context().get_world_rank() == 0:
-            home.put(FAILURE, json.dumps({"error": str(error)}).encode())
+            config["home"].put(FAILURE, json.dumps({"error": str(error)}).encode())
 
 
 class _Worker:
@@ -74,7 +72,7 @@ class _Worker:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config, self._plan = config, config["plan"]
-        self._home = open_store(config["home"])
+        self._home = config["home"]
         context = ray.train.get_context()
         self._chief = context.get_world_rank() == 0
         # A worker alone on its node may use all of it; several share it evenly.

@@ -14,7 +14,7 @@ from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
 from deblur.sampling import Order
 from deblur.storage import open_store
-from jobs import train, train_data, train_source
+from jobs import train, train_data, train_group, train_source
 from jobs.runtime import duration
 from jobs.train_record import live_text
 
@@ -190,10 +190,12 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("total", "workers", "share"), [(2, 1, 1), (2, 2, 0.5), (16, 2, 7), (1, 1, 0.5), (8, 3, 2)]
-)
-def test_one_core_is_left_for_the_data(total: float, workers: int, share: float) -> None:
-    assert train.cpus_per_worker(total, workers) == share
+    ("total", "workers", "gpu", "share"),
+    [(2, 1, False, 1), (2, 2, False, 0.5), (16, 2, False, 7), (1, 1, False, 0.5), (8, 3, False, 2),
+     (64, 8, True, 1), (2, 1, True, 1), (4, 4, True, 0.75)],
+)  # fmt: skip
+def test_cores_are_left_for_the_data(total: float, workers: int, gpu: bool, share: float) -> None:
+    assert train_group.cpus_per_worker(total, workers, gpu) == share
 
 
 @pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (3, 1), (1, 2)])

@@ -1,0 +1,84 @@
+"""The workers of a run, as Ray Train starts them, watches them and starts them again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.tensorflow import TensorflowTrainer
+
+from deblur.errors import DeblurError, UsageError
+from deblur.examples import Maker
+from deblur.sampling import Order
+from deblur.storage import Store
+from jobs import train_run, train_source
+from jobs.runtime import Progress, is_embedded
+from jobs.tensorflow_backend import TensorflowConfig
+from jobs.train_data import Album, Planned
+from jobs.train_worker import CHECKPOINTS, FAILURE, SCORE, train_worker
+
+if TYPE_CHECKING:
+    from jobs.train import Options
+
+
+def fit(
+    options: Options,
+    home: Store,
+    plan: train_run.Plan,
+    photos: train_source.Source,
+    workers: tuple[int, int],
+) -> None:
+    """Take all steps that are left. Raises DeblurError if training went astray."""
+    if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
+        raise UsageError("--gpu: this machine has no GPU that Ray can see")
+    album = Album(photos.refs(), Maker(plan.blur, plan.size_px, plan.seed), plan.held_out)
+    order = Order(plan.photos, plan.recipe.batch_size, plan.seed)
+    gpus = options.gpus_per_worker if options.gpu else 0
+    cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), workers[1], options.gpu)
+    filesystem, path = home.arrow()
+    home.delete(FAILURE)
+    trainer = TensorflowTrainer(
+        train_worker,
+        train_loop_config={
+            "home": home, "plan": plan, "album": album, "name": options.name,
+            "parts": options.parts, "start_from": options.start_from,
+            "checkpoint_steps": options.checkpoint_steps,
+        },
+        tensorflow_config=TensorflowConfig(),
+        datasets={"train": ray.data.range(1)},  # Planned has the photos
+        dataset_config=Planned(home, album, order, plan.total_steps, max(gpus, 1)),
+        scaling_config=ScalingConfig(
+            num_workers=workers[0] if workers[0] == workers[1] else workers,
+            use_gpu=options.gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=options.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1,  # the best, and besides it always the last
+                checkpoint_score_attribute=SCORE if plan.held_out else None,
+            ),
+        ),
+    )  # fmt: skip
+    progress = Progress("train", plan.total_steps, "steps")
+    with progress, train_run.Watcher(home, progress):
+        trainer.fit()
+    if home.exists(FAILURE):
+        raise DeblurError(json.loads(home.read(FAILURE))["error"])
+
+
+def cpus_per_worker(total: float, workers: int, gpu: bool = False) -> float:
+    """Return the CPUs to reserve for each worker: one beside a GPU, else all but one.
+
+    What is not reserved makes examples. A reservation only keeps others off: on two cores, two
+    workers reserve half a core each and use what there is.
+    """
+    share = (total - 1 if total > 1 else total / 2) / workers
+    if gpu:
+        share = min(share, 1)
+    return float(int(share)) if share >= 1 else max(int(share * 100) / 100, 0.01)
