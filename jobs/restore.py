@@ -82,9 +82,10 @@ def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
     _check(options)
     source, destination = open_store(options.source), open_store(options.destination)
+    model = open_store(options.model)
     if not options.allow_overlap:
         restore_plan.refuse_overlap(source, destination)
-    card = models.read_card(options.model)
+    card = models.read_card(model)
     settings = _settings(options, card)
     treatment = _treatment(options, card.model_id, ledger.settings_id(settings))
 
@@ -119,7 +120,7 @@ def run(options: Options) -> dict[str, Any]:
     outcomes = restore_plan.write_refused(destination, treatment, plan)
     with cluster(options.cluster):
         with Progress("restore", len(plan.todo), "photos") as progress:
-            for outcome in _restore(plan.todo, source, destination, options, treatment):
+            for outcome in _restore(plan.todo, source, destination, model, options, treatment):
                 outcomes.append(outcome)
                 progress.advance()
         _warn_of_memory(outcomes)
@@ -178,6 +179,7 @@ def _restore(
     todo: Sequence[Entry],
     source: Store,
     destination: Store,
+    model: Store,
     options: Options,
     treatment: Treatment,
 ) -> Iterator[dict[str, Any]]:
@@ -195,7 +197,7 @@ def _restore(
         # Bounds on retries have no named parameters in the Ray that we pin, and its default is to
         # retry for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _pipeline(todo, source, destination, options, actors, treatment)
+        dataset = _pipeline(todo, source, destination, model, options, actors, treatment)
     yield from dataset.iter_rows()
 
 
@@ -203,6 +205,7 @@ def _pipeline(
     todo: Sequence[Entry],
     source: Store,
     destination: Store,
+    model: Store,
     options: Options,
     actors: int,
     treatment: Treatment,
@@ -224,7 +227,7 @@ def _pipeline(
             .map_batches(Fetch(source, treatment, restored), batch_size=1, num_cpus=0.5, **retries)
             .map_batches(
                 Restore,
-                fn_constructor_args=(open_store(options.model).uri, options.precision),
+                fn_constructor_args=(model, options.precision),
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
                 num_gpus=1 if options.gpu else None,
                 max_restarts=_RETRIES,

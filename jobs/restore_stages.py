@@ -139,7 +139,7 @@ class Fetch:
 class Restore:
     """Holds the model and restores packs of photos."""
 
-    def __init__(self, model: str, precision: Any) -> None:
+    def __init__(self, model: Store, precision: Any) -> None:
         import tensorflow as tf
 
         for device in tf.config.list_physical_devices("GPU"):

@@ -252,7 +252,7 @@ class _Watcher:
 
 
 def _summary(home: Store) -> dict[str, Any]:
-    card = models.read_card(f"{home.uri}/model")
+    card = models.read_card(home / "model")
     return {
         "job": "train",
         "model": f"{home.uri}/model",

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,21 @@ def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path
     # What has a part that begins with a dot, such as "..", is hidden: the listing leaves it out.
     assert [str(row["key"])[:2] for row in failed] == ["x/", "yy"]
     assert all("name" in str(row["reason"]) for row in failed)
+
+
+def test_a_name_that_is_not_utf8_is_one_photo_that_failed(
+    photos, trained: Path, tmp_path: Path
+) -> None:
+    data = photos.jpeg(20, 20)
+    put(tmp_path / "in", {os.fsdecode(b"trip/caf\xe9.jpg"): data, "a.jpg": data})
+    options = options_for(tmp_path / "in", tmp_path / "out", trained)
+    summary = restore.run(options)
+    assert (summary["photos"], summary["restored"], summary["failed"]) == (2, 1, 1)
+    (row,) = (row for row in ledger_rows(tmp_path / "out") if row["status"] == "failed")
+    assert (row["key"], row["reason"]) == (r"trip/caf\udce9.jpg", "its name is not UTF-8")
+    assert set(outputs(tmp_path / "out")) == {"a.jpg"}
+    again = restore.run(options)
+    assert (again["failed"], again["this_run"]["failed"]) == (1, 0)
 
 
 def test_the_report_is_written(restored, blurred: Path) -> None:

@@ -19,7 +19,7 @@ def options(pairs: Path, home: Path | str, **more: object) -> train.Options:
 
 
 def test_run_leaves_everything_behind(trained: Path) -> None:
-    card = models.read_card(str(trained / "model"))
+    card = models.read_card(open_store(trained / "model"))
     assert (card.name, card.network, card.recipe, card.steps) == (
         "tiny",
         "pix2pix-small",
@@ -60,8 +60,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     (home / "config.json").write_text(json.dumps(plan))
     train.run(options(made_pairs, home, checkpoint_steps=3))
     assert (
-        models.read_card(str(home / "model")).model_id
-        == models.read_card(str(trained / "model")).model_id
+        models.read_card(open_store(home / "model")).model_id
+        == models.read_card(open_store(trained / "model")).model_id
     )
 
 

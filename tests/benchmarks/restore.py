@@ -28,8 +28,9 @@ def bare(model: str, batches: int) -> float:
     from deblur.networks import network
     from deblur.precision import policy
     from deblur.restorer import TILE_BATCH, compiled
+    from deblur.storage import open_store
 
-    loaded = models.load(model, policy("auto"))
+    loaded = models.load(open_store(model), policy("auto"))
     size = network(loaded.card.network).tile_px
     call = compiled(loaded.generator)
     tiles = np.random.default_rng(0).random((TILE_BATCH, size, size, 3), dtype=np.float32)
@@ -55,9 +56,10 @@ def main() -> None:
     from deblur import models, tiles
     from deblur.networks import network
     from deblur.restorer import TILE_BATCH
+    from deblur.storage import open_store
     from jobs import restore, runtime
 
-    shape = network(models.read_card(arguments.model).network)
+    shape = network(models.read_card(open_store(arguments.model)).network)
     ratios = []
     with runtime.cluster(runtime.Cluster()):
         for _ in range(arguments.rounds):
