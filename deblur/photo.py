@@ -158,6 +158,7 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
     # Only now: a PNG may have its EXIF behind its pixels.
     block, orientation = metadata.upright(image, data, size)
     coding = metadata.coding(image, data, orientation)
+    image.close()  # its pixels, before there is another copy
     if kind in {"TIFF", "HEIF"}:
         orientation = 1  # the decoder has turned it by now
     return Photo(

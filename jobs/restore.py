@@ -25,6 +25,7 @@ from deblur.restorer import TILE_BATCH
 from deblur.storage import Entry, Store, open_store
 from jobs import restore_plan
 from jobs.restore_estimate import estimate
+from jobs.restore_packs import STEPS
 from jobs.restore_report import Pages, account
 from jobs.restore_stages import Treatment
 from jobs.runtime import Cluster, Progress, cluster, note, warn
@@ -113,18 +114,21 @@ def run(options: Options) -> dict[str, Any]:
     if options.dry_run:
         return summary | {"dry_run": True} | estimate(source, destination, plan, card.model_id)
     if not plan.todo and not plan.refused:
-        return summary | account(plan, [], 0.0)
+        return summary | account(plan, [], 0.0, {})
 
     started = time.perf_counter()
     destination.make_ready()
     outcomes = restore_plan.write_refused(destination, treatment, plan)
     with cluster(options.cluster):
+        spent = dict.fromkeys(STEPS, 0.0)
         with Progress("restore", len(plan.todo), "photos") as progress:
             for outcome in _restore(plan.todo, source, destination, model, options, treatment):
+                for step, seconds in outcome.pop("spent").items():
+                    spent[step] += seconds
                 outcomes.append(outcome)
                 progress.advance()
         _warn_of_memory(outcomes)
-        summary |= account(plan, outcomes, time.perf_counter() - started)
+        summary |= account(plan, outcomes, time.perf_counter() - started, spent)
         _compact(destination)
         page = Pages(source, destination, card, settings).write(plan, outcomes, summary)
     return summary | ({"report": page} if page else {})

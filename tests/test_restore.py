@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deblur import photo
+from deblur import ledger, photo
 from deblur.errors import UsageError
 from deblur.storage import Entry, LocalStore, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
@@ -305,9 +305,13 @@ def test_photos_are_restored_in_place_once(photos, trained: Path, tmp_path: Path
     assert restore.run(options)["this_run"]["restored"] == 1
     after = outputs(tmp_path)
     assert after != before
-    assert restore.run(options)["this_run"] | {"seconds": 0} == {
-        "restored": 0, "skipped": 1, "failed": 0, "megapixels": 0, "seconds": 0,
-    }  # fmt: skip
+    this_run = restore.run(options)["this_run"]
+    assert [this_run[name] for name in ("restored", "skipped", "failed", "megapixels")] == [
+        0,
+        1,
+        0,
+        0,
+    ]
     assert outputs(tmp_path) == after
     assert restore.run(options)["this_run"]["skipped"] == 0
 
@@ -322,18 +326,35 @@ def test_a_destination_in_the_source(photos, trained: Path, tmp_path: Path) -> N
 def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path) -> None:
     import boto3
 
-    source = open_store(bucket() + "/in")
     client = boto3.session.Session().client("s3")
-    data = photos.jpeg(20, 20)
-    for key in ("in/a.jpg", "in/../../b.jpg", "in/x//c.jpg", "in/" + "y" * 256 + ".jpg"):
-        client.put_object(Bucket=source.uri.split("/")[2], Key=key, Body=data)
-    target = tmp_path / "deep" / "out"
-    restore.run(options_for(source.uri, target, trained))
-    assert list(outputs(tmp_path)) == ["deep/out/a.jpg"]
-    failed = [row for row in ledger_rows(target) if row["status"] == "failed"]
-    # What has a part that begins with a dot, such as "..", is hidden: the listing leaves it out.
-    assert [str(row["key"])[:2] for row in failed] == ["x/", "yy"]
-    assert all("name" in str(row["reason"]) for row in failed)
+
+    def contents(name: str) -> set[str]:
+        return {item["Key"] for item in client.list_objects_v2(Bucket=name).get("Contents", ())}
+
+    good = {"a.jpg", "A.jpg", "süß/日本.jpg", "z" * 251 + ".jpg"}
+    bad = {
+        "../../b.jpg": "its name has a part '..', which leads elsewhere",
+        "./b.jpg": "its name has a part '.', which leads elsewhere",
+        "/etc/c.jpg": "its name is an absolute path",
+        "x//c.jpg": "its name has an empty part",
+        "bell\a.jpg": "its name has a control character",
+        "_Deblur/d.jpg": "its name is in _deblur/, deblur's own folder",
+        "y" * 252 + ".jpg": "a part of its name has 256 bytes, more than the 255 of a disk",
+    }
+    source, target = bucket(), bucket()
+    for number, key in enumerate([*good, *bad]):
+        body = photos.jpeg(20, 20, seed=number)
+        client.put_object(Bucket=source.removeprefix("s3://"), Key=f"in/{key}", Body=body)
+    before = contents(source.removeprefix("s3://"))
+    for folder in (str(tmp_path / "deep" / "out"), f"{target}/deep/out"):
+        summary = restore.run(options_for(f"{source}/in", folder, trained))
+        assert (summary["restored"], summary["failed"]) == (len(good), len(bad))
+        rows = [row for table in ledger.current(open_store(folder)) for row in table.to_pylist()]
+        assert {row["key"]: row["reason"] for row in rows if row["status"] == "failed"} == bad
+    written = contents(target.removeprefix("s3://"))
+    for found in (set(outputs(tmp_path)), {key for key in written if "/_deblur/" not in key}):
+        assert found == {f"deep/out/{key}" for key in good}
+    assert contents(source.removeprefix("s3://")) == before
 
 
 def test_a_name_that_is_not_utf8_is_one_photo_that_failed(
@@ -357,6 +378,10 @@ def test_the_report_is_written(restored, blurred: Path) -> None:
     page = (folder / "_deblur" / "report.html").read_text()
     assert "4 of 6 photos restored" in page
     assert "broken.jpg" in page
+    spent = summary["this_run"]["seconds_in"]
+    assert list(spent) == list(restore_packs.STEPS)
+    assert spent["model"] > 0
+    assert f"model {spent['model'] / sum(spent.values()):.0%}".replace("%", " %") in page
     assert page.count('class="compare"') in range(4, 9)
 
 

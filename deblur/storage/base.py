@@ -80,6 +80,11 @@ class Store(ABC):
             raise UsageError(f"cannot write to {self.uri}: {reason(error)}") from error
 
 
+def hidden(key: str) -> bool:
+    """Say whether listings leave a key out. What leads elsewhere is shown, to be refused."""
+    return any(part.startswith(".") and part not in {".", ".."} for part in key.split("/"))
+
+
 def temporary_name() -> str:
     """Return a name, hidden from listings, for what is not whole yet."""
     return f".{uuid.uuid4().hex}.deblur-tmp"
