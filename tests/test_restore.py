@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,32 @@ def test_what_cannot_be_written_is_in_the_ledger(photos, tmp_path: Path) -> None
     result = deliver(restore_packs.to_table([item]))
     assert result["status"] == ["failed"]
     assert "cannot be written" in result["reason"][0]
+
+
+def test_what_may_not_be_read_and_what_finds_the_disk_full(
+    photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(code: int) -> Callable[..., None]:
+        def refused(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return refused
+
+    put(tmp_path, {"a.jpg": photos.jpeg(20, 20)})
+    store, treatment = LocalStore(str(tmp_path)), restore_stages.Treatment("model", "settings")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse(errno.EACCES))
+        (table,) = restore_stages.Fetch(store, treatment)({"chunk": [list(store.list())]})
+    ((item,),) = restore_packs.from_table(table)
+    assert (item.photo, item.reason) == (None, "cannot be read: Permission denied")
+
+    deliver = restore_stages.Deliver(store, treatment)
+    item = restore_packs.Item(item.entry, photo.Photo(photos.pixels(), format="JPEG"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(errno.ENOSPC))
+        row = deliver._deliver(item)
+    assert (row.status, row.output_key) == ("failed", None)
+    assert row.reason == "cannot be written: the disk is full: No space left on device"
 
 
 # === Options ===
