@@ -147,6 +147,8 @@ def _unidentified(format: str | None) -> str:
 
 def _one_line(error: BaseException) -> str:
     line = " ".join(str(error).split()) or type(error).__name__
+    if line.startswith(("image file is truncated", "Truncated File Read")):
+        return "the file is truncated"
     return "its data are damaged" if line.startswith("decoder error") else line
 
 

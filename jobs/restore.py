@@ -26,7 +26,7 @@ from deblur.storage import Entry, Store, open_store
 from jobs import restore_plan
 from jobs.restore_estimate import estimate
 from jobs.restore_packs import STEPS
-from jobs.restore_report import Pages, account
+from jobs.restore_report import Pages, account, warn_of
 from jobs.restore_stages import Treatment
 from jobs.runtime import Cluster, Progress, cluster, note, warn
 
@@ -112,6 +112,8 @@ def run(options: Options) -> dict[str, Any]:
         "photos": len(plan.inventory),
     }
     if options.dry_run:
+        refused = [(entry.key, why) for entry, why in plan.refused]
+        warn_of(refused, "a run lists them in the ledger")
         return summary | {"dry_run": True} | estimate(source, destination, plan, card.model_id)
     if not plan.todo and not plan.refused:
         return summary | account(plan, [], 0.0, {})

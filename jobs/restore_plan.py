@@ -113,8 +113,9 @@ def _inventory(source: Store, destination: str | None) -> _Inventory:
 
     found = Entries.of(photos())
     if not found:
+        found_there = f"none of its files ({others}) ends in {', '.join(sorted(EXTENSIONS))}"
         raise UsageError(
-            f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}"
+            f"{source.uri} has no photos: {found_there if others else 'there is nothing in it'}"
         )
     return _Inventory(found, others, nameless)
 

@@ -19,6 +19,7 @@ PAGE = "_deblur/report.html"
 _SHOWN = 6
 _SHOWN_MEGAPIXELS = 64  # a larger photo takes more than a task's memory to compare
 _FAILURES = 200
+_NAMED = 10
 
 Outcome = Mapping[str, Any]
 
@@ -33,11 +34,8 @@ def account(
     names = ("restored", "skipped", "failed")
     this_run = {name: sum(outcome["status"] == name for outcome in outcomes) for name in names}
     tally = {name: plan.before.get(name, 0) + this_run[name] for name in names}
-    failed = [outcome for outcome in outcomes if outcome["status"] == "failed"]
-    for outcome in failed[:10]:
-        warn(f"{keys.printable(outcome['key'])}: {outcome['reason']}")
-    if len(failed) > 10:
-        warn(f"and {len(failed) - 10} more failures; they are in {ledger.FOLDER}")
+    failed = [(each["key"], each["reason"]) for each in outcomes if each["status"] == "failed"]
+    warn_of(failed, f"they are in {ledger.FOLDER}")
     if earlier := plan.before.get("failed", 0):
         warn(f"{earlier} photos failed in an earlier run; --retry-failed tries them again")
     megapixels = sum(outcome["megapixels"] for outcome in outcomes)
@@ -51,6 +49,14 @@ def account(
             "seconds_in": {step: round(total, 2) for step, total in spent.items()},
         },
     }
+
+
+def warn_of(failed: Sequence[tuple[str, str]], where: str) -> None:
+    """Name the first photos that fail, with the reasons, and say `where` the others are."""
+    for key, why in failed[:_NAMED]:
+        warn(f"{keys.printable(key)}: {why}")
+    if len(failed) > _NAMED:
+        warn(f"and {len(failed) - _NAMED} more failures; {where}")
 
 
 @dataclass(frozen=True)

@@ -283,13 +283,6 @@ def test_format_quality_and_suffix(photos, trained: Path, tmp_path: Path) -> Non
     assert (summary["restored"], summary["failed"]) == (3, 1)
 
 
-def test_a_name_that_lies_about_an_unwritable_format(photos, trained: Path, tmp_path: Path) -> None:
-    put(tmp_path / "in", {"c.gif": photos.file(photos.pixels(20, 30), "PNG")})
-    restore.run(options_for(tmp_path / "in", tmp_path / "out", trained))
-    (row,) = ledger_rows(tmp_path / "out")
-    assert "is PNG, other than its name says" in str(row["reason"])
-
-
 def test_sharp_photos_are_skipped_or_copied(photos, trained: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sharp = photos.file(rng.integers(0, 256, (60, 60, 3), np.uint8), "PNG")
@@ -385,19 +378,21 @@ def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path
     assert contents(source.removeprefix("s3://")) == before
 
 
-def test_a_name_that_is_not_utf8_is_one_photo_that_failed(
-    photos, trained: Path, tmp_path: Path
-) -> None:
-    data = photos.jpeg(20, 20)
-    put(tmp_path / "in", {os.fsdecode(b"trip/caf\xe9.jpg"): data, "a.jpg": data})
+def test_names_that_are_not_utf8_or_lie(photos, trained: Path, tmp_path: Path) -> None:
+    good, png = photos.jpeg(20, 20), photos.file(photos.pixels(20, 20), "PNG")
+    files = {"a.jpg": good, os.fsdecode(b"trip/caf\xe9.jpg"): good, "c.gif": png}
+    put(tmp_path / "in", files)
     options = options_for(tmp_path / "in", tmp_path / "out", trained)
     summary = restore.run(options)
-    assert (summary["photos"], summary["restored"], summary["failed"]) == (2, 1, 1)
-    (row,) = (row for row in ledger_rows(tmp_path / "out") if row["status"] == "failed")
-    assert (row["key"], row["reason"]) == (r"trip/caf\udce9.jpg", "its name is not UTF-8")
+    assert (summary["photos"], summary["restored"], summary["failed"]) == (3, 1, 2)
+    assert {row["key"]: row["reason"] for row in ledger_rows(tmp_path / "out")} == {
+        "a.jpg": None,
+        "c.gif": "is PNG, other than its name says; --format writes it",
+        r"trip/caf\udce9.jpg": "its name is not UTF-8",
+    }
     assert set(outputs(tmp_path / "out")) == {"a.jpg"}
     again = restore.run(options)
-    assert (again["failed"], again["this_run"]["failed"]) == (1, 0)
+    assert (again["failed"], again["this_run"]["failed"]) == (2, 0)
 
 
 def test_the_report_is_written(restored, blurred: Path) -> None:
