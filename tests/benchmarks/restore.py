@@ -116,6 +116,8 @@ def main() -> None:
             for name, (source, destination) in where.items():
                 summary, rows = job(source, f"{destination}/{number}", arguments.model)
                 seconds = (rows[-1]["finished_at"] - rows[0]["finished_at"]).total_seconds()
+                if not seconds:
+                    parser.error("so few photos that all were one pack: 20 megapixels are enough")
                 counted = [row for row in rows if row["finished_at"] > rows[0]["finished_at"]]
                 megapixels = sum(row["width"] * row["height"] for row in counted) / 1e6
                 count = sum(len(tiles.plan(row["height"], row["width"], **size)) for row in counted)
