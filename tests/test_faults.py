@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 from deblur import ledger
 from deblur.storage import S3Store
 from jobs import restore
+from tests import processes
 from tests.faults_proxy import FAULTS, FaultsProxy
 from tests.stores import SeaweedFS
 
@@ -103,29 +104,11 @@ def _path(store: S3Store, key: str) -> str:
 # === Processes ===
 
 
-def _below(parent: int) -> Iterator[tuple[int, str]]:
-    """Yield (pid, title) of all processes below a process, and of no other's."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            pid = int(folder.name)
-            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            titles[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (OSError, UnicodeDecodeError):  # gone since
-            continue
-    for pid in titles:
-        above = pid
-        while (above := parents.get(above, 0)) > 1:
-            if above == parent:
-                yield pid, titles[pid]
-                break
-
-
 def _await_actor(timeout_s: float = 60) -> int:
     """Return the pid of the actor that holds the model, of this process' own Ray."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        for pid, title in _below(os.getpid()):
+        for pid, title in processes.below(os.getpid()):
             if title.startswith("ray::MapWorker") and "Restore" in title:
                 return pid
         time.sleep(0.05)
