@@ -93,9 +93,8 @@ def _coded(samples: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
     coder = zlib.compressobj(1)
     for part in bands.slices(len(samples)):
         rows = samples[part].astype(">u2").view(np.uint8).reshape(part.stop - part.start, -1)
-        filtered = np.ones(
-            (len(rows), 1 + rows.shape[1]), np.uint8
-        )  # 1: the difference to the left
+        # Each row begins with its filter, 1: the difference to the left.
+        filtered = np.ones((len(rows), 1 + rows.shape[1]), np.uint8)
         filtered[:, 1:] = rows
         filtered[:, 1 + step :] -= rows[:, :-step]
         if data := coder.compress(filtered.data):
