@@ -19,6 +19,7 @@ OWN = "_deblur"
 _PART_BYTES = 255  # of ext4, XFS, APFS, NTFS: the longest name of a file or folder
 _KEY_BYTES = 1024  # of S3: the longest key
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+NOT_UTF8 = "its name is not UTF-8"
 _NO_UTF8 = re.compile(r"[\ud800-\udfff]")
 
 
@@ -44,6 +45,11 @@ def shown(key: str) -> str:
     return key.encode("utf-8", "backslashreplace").decode()
 
 
+def nameless(key: str) -> bool:
+    """Say whether a key cannot be written down as it is: on its disk, its name is not UTF-8."""
+    return _NO_UTF8.search(key) is not None
+
+
 def printable(key: str) -> str:
     """Return a key that does nothing to a terminal."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], shown(key))
@@ -59,8 +65,8 @@ def objection(key: str, prefix: str = "") -> str | None:
         prefix: of the bucket that the output goes to, if any: it counts as a part of the key.
     """
     parts = key.split("/")
-    if _NO_UTF8.search(key):
-        return "its name is not UTF-8"
+    if nameless(key):
+        return NOT_UTF8
     if key.startswith("/"):
         return "its name is an absolute path"
     if "" in parts:

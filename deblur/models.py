@@ -14,7 +14,7 @@ from typing import Any
 
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
-from deblur.storage import Store, open_store, reason
+from deblur.storage import Store, reason
 
 WEIGHTS = "model.keras"
 CARD = "card.json"
@@ -81,30 +81,30 @@ def save(store: Store, generator: Any, card: Card) -> None:
     store.put(CARD, (json.dumps(asdict(card), indent=2, sort_keys=True) + "\n").encode())
 
 
-def read_card(uri: str) -> Card:
+def read_card(store: Store) -> Card:
     """Read a model's card.
 
     Raises:
         UsageError: if there is no model, or its card is not one.
     """
     try:
-        values = json.loads(open_store(uri).read(CARD))
+        values = json.loads(store.read(CARD))
         if not isinstance(values, dict):
             raise TypeError(f"expected an object, received {values!r:.60}")
         known = {item.name for item in fields(Card)}
         return Card(**{name: value for name, value in values.items() if name in known})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(
-            f"{uri} holds no model (no {CARD}); expected a folder or prefix with {WEIGHTS} "
+            f"{store.uri} holds no model (no {CARD}); expected a folder or prefix with {WEIGHTS} "
             f"and {CARD}, such as `deblur train` makes"
         ) from error
     except OSError as error:
-        raise UsageError(f"cannot read {uri}/{CARD}: {reason(error)}") from error
+        raise UsageError(f"cannot read {store.uri}/{CARD}: {reason(error)}") from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{uri}/{CARD} is not a model's card: {reason(error)}") from error
+        raise UsageError(f"{store.uri}/{CARD} is not a model's card: {reason(error)}") from error
 
 
-def load(uri: str, policy: str) -> Model:
+def load(store: Store, policy: str) -> Model:
     """Load a model to compute in a dtype policy, whatever it was trained in.
 
     The network is built by its name and takes the weights alone: nothing in the file is executed.
@@ -113,25 +113,27 @@ def load(uri: str, policy: str) -> Model:
         UsageError: if there is no model, or no such network.
         DeblurError: if the weights are not those of the card.
     """
-    card = read_card(uri)
+    card = read_card(store)
     try:
         generator = network(card.network).generator(policy)
     except UsageError as error:
-        raise UsageError(f"{uri}/{CARD}: {error}") from error
-    _load_weights(generator, uri, card)
+        raise UsageError(f"{store.uri}/{CARD}: {error}") from error
+    _load_weights(generator, store, card)
     found = model_id(generator, card.network)
     if found != card.model_id:  # damaged, or another model's: what they restore would be misnamed
-        raise DeblurError(f"{uri}/{WEIGHTS} is model {found}, its card is model {card.model_id}'s")
+        raise DeblurError(
+            f"{store.uri}/{WEIGHTS} is model {found}, its card is model {card.model_id}'s"
+        )
     return Model(card, generator)
 
 
-def _load_weights(generator: Any, uri: str, card: Card) -> None:
+def _load_weights(generator: Any, store: Store, card: Card) -> None:
     try:
-        data = open_store(uri).read(WEIGHTS)
+        data = store.read(WEIGHTS)
     except FileNotFoundError as error:
-        raise UsageError(f"{uri} has a card, but no {WEIGHTS}") from error
+        raise UsageError(f"{store.uri} has a card, but no {WEIGHTS}") from error
     except OSError as error:
-        raise UsageError(f"cannot read {uri}/{WEIGHTS}: {reason(error)}") from error
+        raise UsageError(f"cannot read {store.uri}/{WEIGHTS}: {reason(error)}") from error
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
         path = Path(folder) / WEIGHTS
         path.write_bytes(data)
@@ -139,5 +141,5 @@ def _load_weights(generator: Any, uri: str, card: Card) -> None:
             generator.load_weights(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise DeblurError(
-                f"{uri}/{WEIGHTS} does not fit the network {card.network!r}: {reason(error)}"
+                f"{store.uri}/{WEIGHTS} does not fit the network {card.network!r}: {reason(error)}"
             ) from error

@@ -147,6 +147,8 @@ def _unidentified(format: str | None) -> str:
 
 def _one_line(error: BaseException) -> str:
     line = " ".join(str(error).split()) or type(error).__name__
+    if line.startswith(("image file is truncated", "Truncated File Read")):
+        return "the file is truncated"
     return "its data are damaged" if line.startswith("decoder error") else line
 
 
@@ -158,6 +160,7 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
     # Only now: a PNG may have its EXIF behind its pixels.
     block, orientation = metadata.upright(image, data, size)
     coding = metadata.coding(image, data, orientation)
+    image.close()  # its pixels, before there is another copy
     if kind in {"TIFF", "HEIF"}:
         orientation = 1  # the decoder has turned it by now
     return Photo(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,7 @@ def depth(data: bytes) -> int:
 
 def read(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Return (pixels, alpha, grey) of an opened PNG, by a decoder that gives 8 bits at a time."""
-    kind = data[25]
+    kind, alpha = data[25], None
     if kind == 4:
         # Grey and alpha of 16 bits are stored just as four samples of 8: say that in the header.
         header = b"IHDR" + data[16:24] + b"\x08\x06" + data[26:29]
@@ -30,23 +31,27 @@ def read(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None
         image.load()  # for its metadata, and to refuse what is damaged
         with Image.open(io.BytesIO(patched), formats=("PNG",)) as bytewise:
             both = bands.array(bytewise).view(">u2").astype(np.uint16)
+        image.close()
         return np.repeat(both[..., :1], 3, axis=2), np.ascontiguousarray(both[..., 1]), True
     if kind == 0:
         image.load()
         grey = np.asarray(image).astype(np.uint16)
         pixels = np.repeat(grey[..., None], 3, axis=2)
     else:
-        pixels = bands.array(image).astype(np.uint16) * np.uint16(256)
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
-            # Read as if the lower byte came last, the upper byte is what Pillow leaves out.
-            low.tile = [tile._replace(args=f"{low.mode};16L") for tile in low.tile]
-            pixels |= bands.array(low)
-    alpha = None
-    if pixels.shape[2] == 4:
-        pixels, alpha = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
-    elif (key := image.info.get("transparency")) is not None:
-        alpha = np.where((pixels == key).all(axis=2), 0, 65535).astype(np.uint16)
+        pixels, alpha = bands.of_16_bits(_halves(image, data))
+    if alpha is None and (key := image.info.get("transparency")) is not None:
+        alpha = np.empty(pixels.shape[:2], np.uint16)
+        for part in bands.slices(len(pixels)):
+            alpha[part] = np.where((pixels[part] == key).all(axis=2), 0, 65535)
     return pixels, alpha, kind == 0
+
+
+def _halves(image: Image.Image, data: bytes) -> Iterator[Image.Image]:
+    yield image
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
+        # Read as if the lower byte came last, the upper byte is what Pillow leaves out.
+        low.tile = [tile._replace(args=f"{low.mode};16L") for tile in low.tile]
+        yield low
 
 
 def write(
@@ -60,10 +65,6 @@ def write(
 ) -> bytes:
     """Code (H, W, 1 to 4) uint16: one filter, one stream (RFC 2083); with `further` chunks."""
     height, width, channels = samples.shape
-    rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
-    filtered = np.ones((height, 1 + rows.shape[1]), np.uint8)  # 1: the difference to the left
-    filtered[:, 1:] = rows
-    filtered[:, 1 + 2 * channels :] -= rows[:, : -2 * channels]
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))]
     if icc:
@@ -76,9 +77,26 @@ def write(
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
     if xmp:
         chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
+    buffer = io.BytesIO(_SIGNATURE)
+    buffer.seek(0, io.SEEK_END)
+    for name, data in itertools.chain(chunks, _coded(samples), [(b"IEND", b"")]):
+        buffer.write(struct.pack(">I", len(data)) + name)
+        buffer.write(data)
+        buffer.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
+    return buffer.getvalue()
+
+
+def _coded(samples: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the samples as chunks, some rows at a time."""
+    step = 2 * samples.shape[2]
     # Level 1 is as small as 6 to half a percent: the lower bytes are noise, which nothing shrinks.
-    chunks += [(b"IDAT", zlib.compress(filtered.data, 1)), (b"IEND", b"")]
-    return _SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
+    coder = zlib.compressobj(1)
+    for part in bands.slices(len(samples)):
+        rows = samples[part].astype(">u2").view(np.uint8).reshape(part.stop - part.start, -1)
+        # Each row begins with its filter, 1: the difference to the left.
+        filtered = np.ones((len(rows), 1 + rows.shape[1]), np.uint8)
+        filtered[:, 1:] = rows
+        filtered[:, 1 + step :] -= rows[:, :-step]
+        if data := coder.compress(filtered.data):
+            yield b"IDAT", data
+    yield b"IDAT", coder.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Restorer:
         self.settings = Settings(policy, shape.tile_px, shape.overlap_px, tile_batch)
         self._call = compiled(model.generator)
         self._batch = tile_batch
+        self.seconds = 0.0
+        "What the calls of the network have taken so far; the rest of `restore` is cutting and merging."
 
     @property
     def tile_batch(self) -> int:
@@ -94,6 +97,7 @@ class Restorer:
         start = 0
         while start < len(owners):
             count = min(self._batch, len(owners) - start)
+            started = time.perf_counter()
             try:
                 restored = self._call(self._filled(batch, start, count))
             except MemoryError:
@@ -101,6 +105,8 @@ class Restorer:
                     raise
                 self._batch = -(-self._batch // 2)
                 continue
+            finally:
+                self.seconds += time.perf_counter() - started
             for merger, tile in zip(owners[start : start + count], restored, strict=False):
                 merger.add(tile)
             start += count

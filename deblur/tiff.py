@@ -6,6 +6,7 @@ import io
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,21 +52,22 @@ def read(image: Any, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
             grey = 65535 - grey
         return np.repeat(grey[..., None], 3, axis=2), None, True
     premultiplied = image.mode == "RGBA" and tags.get(338, (2,))[0] == 1
-    upper = _bytes_of(image, low=False)
-    with Image.open(io.BytesIO(data), formats=("TIFF",)) as again:
-        pixels = upper.astype(np.uint16) * np.uint16(256) | _bytes_of(again, low=True)
-    if pixels.shape[2] == 3:
-        return pixels, None, False
-    alpha = np.ascontiguousarray(pixels[..., 3])
-    pixels = np.ascontiguousarray(pixels[..., :3])
-    if premultiplied:
-        share = np.maximum(alpha, 1).astype(np.float32)[..., None] / np.float32(65535)
-        pixels = np.minimum(np.rint(pixels / share), 65535).astype(np.uint16)
+    pixels, alpha = bands.of_16_bits(_halves(image, data))
+    if alpha is not None and premultiplied:
+        for part in bands.slices(len(pixels)):
+            share = np.maximum(alpha[part], 1).astype(np.float32)[..., None] / np.float32(65535)
+            pixels[part] = np.minimum(np.rint(pixels[part] / share), 65535)
     return pixels, alpha, False
 
 
-def _bytes_of(image: Any, *, low: bool) -> np.ndarray:
-    """Return the upper or the lower bytes: in the wrong order, the lower are what Pillow takes."""
+def _halves(image: Any, data: bytes) -> Iterator[Any]:
+    yield _bytes_of(image, low=False)
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as again:
+        yield _bytes_of(again, low=True)
+
+
+def _bytes_of(image: Any, *, low: bool) -> Any:
+    """Let the image give the upper or the lower bytes: in the wrong order, it takes the lower."""
     tiles = []
     for tile in image.tile:
         args: Any = tile.args
@@ -76,8 +78,8 @@ def _bytes_of(image: Any, *, low: bool) -> np.ndarray:
         mode = f"{name.replace('a', 'A')};16{'L' if little != low else 'B'}"
         tiles.append(tile._replace(args=mode if isinstance(args, str) else (mode, *args[1:])))
     image.tile = tiles
-    image.load()
-    return bands.array(image)
+    image.load()  # it may turn the image: only now the size is true
+    return image
 
 
 def write(
@@ -97,8 +99,8 @@ def write(
     deep = samples.dtype.itemsize
     order, about = exif.about_the_photo(block)
     begin = block[len(exif.PREFIX) :] if block and about else b"II*\0\0\0\0\0"
-    parts = [begin + b"\0" * (len(begin) % 2)]
-    at = len(parts[0])
+    buffer = io.BytesIO()
+    buffer.write(begin + b"\0" * (len(begin) % 2))
     rows = max(1, _STRIP_BYTES // (width * channels * deep))
     starts, sizes = [], []
     for top in range(0, height, rows):
@@ -106,16 +108,17 @@ def write(
         strip[:, 1:] -= samples[top : top + rows, :-1]
         # As for PNG, level 1 is as good as 6 where there are lower bytes, which are noise.
         coded = zlib.compress(strip.astype(f"{order}u{deep}").data, 1 if deep == 2 else 6)
-        starts.append(at)
+        starts.append(buffer.tell())
         sizes.append(len(coded))
-        parts.append(coded + b"\0" * (len(coded) % 2))
-        at += len(parts[-1])
+        buffer.write(coded + b"\0" * (len(coded) % 2))
+    at = buffer.tell()
     directory = [
         *about, *_layout(order, samples, rows, starts, sizes), *_further(order, icc, xmp, dpi)
     ]  # fmt: skip
-    parts.append(lay(order, directory, at))
-    parts[0] = parts[0][:4] + struct.pack(f"{order}I", at) + parts[0][8:]
-    return b"".join(parts)
+    buffer.write(lay(order, directory, at))
+    buffer.seek(4)
+    buffer.write(struct.pack(f"{order}I", at))
+    return buffer.getvalue()
 
 
 def _layout(

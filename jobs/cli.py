@@ -44,6 +44,7 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=()),
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # it is said below what an interrupted command needs
     error_console=Console(stderr=True),
 )
 for _name, _help in JOBS.items():

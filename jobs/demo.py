@@ -15,6 +15,7 @@ from typing import Any
 from cyclopts import Parameter
 
 from deblur import blur, models, photo
+from deblur.storage import open_store
 from jobs import evaluate, preprocess, restore, train
 from jobs.runtime import Cluster, cluster, note
 
@@ -82,7 +83,7 @@ def run(options: Options = Options()) -> dict[str, Any]:
 
     note(
         f"\nThe report: {evaluated['report']}\n"
-        f"The model:  {model} ({models.read_card(model).steps} steps)\n"
+        f"The model:  {model} ({models.read_card(open_store(model)).steps} steps)\n"
         f"So short a training proves the way, not the quality: {_verdict(trained['figures'])} "
         "For a model that is worth using, train for hours on a thousand photos or more."
     )

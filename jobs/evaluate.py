@@ -14,8 +14,8 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -62,19 +62,20 @@ def run(options: Options) -> dict[str, Any]:
     """Measure, write the report and return the summary."""
     precision.check(options.precision)
     source, destination = open_store(options.pairs), open_store(options.report)
-    # Workers have other working folders.
-    options = replace(options, model=tuple(open_store(uri).uri for uri in options.model))
     dataset = pairs.read_dataset(source)
     shards = pairs.shards(source, "test")
     if not shards:
         raise UsageError(f"{source.uri} has no test pairs")
-    cards = {uri: models.read_card(uri) for uri in options.model}
+    chosen = Choice(
+        [open_store(uri) for uri in options.model], options.baselines, options.precision
+    )
+    cards = [models.read_card(store) for store in chosen.models]
     destination.make_ready()
     total = min(dataset.total("test"), options.limit or dataset.total("test"))
     note(f"measuring on {total} test pairs of {dataset.recipe}")
     started = time.perf_counter()
     with cluster(options.cluster), Progress("evaluate", total, "photos") as progress:
-        results = list(_measure(shards, source, dataset, options, total, progress))
+        results = list(_measure(shards, source, dataset, chosen, options, total, progress))
     evaluation = _evaluation(
         results, dataset, options, source, cards, time.perf_counter() - started
     )
@@ -99,6 +100,7 @@ def _measure(
     shards: Sequence[str],
     source: Store,
     dataset: pairs.Dataset,
+    chosen: Choice,
     options: Options,
     total: int,
     progress: Progress,
@@ -113,7 +115,6 @@ def _measure(
         if count:
             rows.append({"shard": name, "count": count})
         left -= count
-    chosen = Choice(options.model, options.baselines, options.precision)
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Evaluate,
         fn_constructor_args=(source, dataset, chosen, options.examples / max(total, 1)),
@@ -135,7 +136,7 @@ def _evaluation(
     dataset: pairs.Dataset,
     options: Options,
     source: Store,
-    cards: Mapping[str, models.Card],
+    cards: Sequence[models.Card],
     seconds: float,
 ) -> report.Evaluation:
     categories = [category for result in results for category in result.categories]
@@ -163,7 +164,7 @@ def _evaluation(
         "Prior of the Wiener filter": f"at most {PRIOR_PHOTOS} training photos",
         **{
             f"Model {card.name}": f"{card.network}, {card.steps} steps, id {card.model_id}"
-            for card in cards.values()
+            for card in cards
         },
         "Machine": f"{platform.machine()}, Python {platform.python_version()}",
         "Versions": ", ".join(

@@ -22,7 +22,7 @@ Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.nd
 class Choice:
     """What is measured."""
 
-    models: Sequence[str]
+    models: Sequence[Store]
     baselines: bool
     precision: str
 
@@ -108,11 +108,11 @@ def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[
         )
         yield _WIENER, _wiener(source, dataset)
     names: set[str] = set()
-    for uri in chosen.models:
-        name = models.read_card(uri).name
-        name = name if name not in names else uri
+    for store in chosen.models:
+        name = models.read_card(store).name
+        name = name if name not in names else store.uri
         names.add(name)
-        yield name, _model(uri, chosen.precision)
+        yield name, _model(store, chosen.precision)
 
 
 def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
@@ -147,12 +147,12 @@ def _training_photos(source: Store) -> Iterator[np.ndarray]:
             yield photo.decode_lossless(row.sharp)
 
 
-def _model(uri: str, precision: Any) -> Method:
+def _model(store: Store, precision: Any) -> Method:
     from deblur.precision import policy
     from deblur.restorer import Restorer
 
     dtype_policy = policy(precision)
-    restorer = Restorer(models.load(uri, dtype_policy), dtype_policy)
+    restorer = Restorer(models.load(store, dtype_policy), dtype_policy)
     return lambda blurred, _: list(restorer.restore(blurred))
 
 

@@ -162,7 +162,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['photos']} photos: {states}",
         f"{summary['megapixels']} megapixels, {summary['seconds']} s of work, "
         f"{summary['source_bytes'] / 1e6:.1f} MB read",
-        f"from {summary['first_finished_at']} to {summary['last_finished_at']}",
+        f"from {_second(summary['first_finished_at'])} to {_second(summary['last_finished_at'])} UTC",
     ]
     models = [
         (str(row["photos"]), f"model {row['model_id']}, settings {row['settings_id']}")
@@ -185,6 +185,10 @@ def table(summary: Mapping[str, Any]) -> list[str]:
     lines += _block("Slowest", slowest)
     lines += _block("Failed", failures, summary["more_failures"])
     return lines
+
+
+def _second(time: str | None) -> str:
+    return "-" if time is None else time[:19].replace("T", " ")
 
 
 def _block(title: str, rows: Sequence[tuple[str, str]], more: int = 0) -> list[str]:

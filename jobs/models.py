@@ -8,6 +8,7 @@ from typing import Any
 from cyclopts import Parameter
 
 from deblur import models
+from deblur.storage import open_store
 
 
 @Parameter(name="*")
@@ -21,4 +22,4 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Return the card."""
-    return asdict(models.read_card(options.model))
+    return asdict(models.read_card(open_store(options.model)))

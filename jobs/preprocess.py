@@ -18,7 +18,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import copies, pairs, places365
+from deblur import copies, keys, pairs, places365
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.preprocess_shards import Shard, ShardMaker, bundles
@@ -57,13 +57,13 @@ def run(options: Options) -> dict[str, Any]:
     _check(options)
     source, destination = open_store(options.source), open_store(options.pairs)
     note(f"listing {source.uri}")
-    pools, duplicates, ignored = select(source, options)
+    pools, left_out, ignored = select(source, options)
     plan_id = _plan_id(options, pools)
     _refuse_other_pairs(destination, plan_id)
     destination.make_ready()
 
     made: dict[str, pairs.ShardFacts] = {}
-    rejected = [(key, split, why) for key, (split, why) in duplicates.items()]
+    rejected = [(key, split, why) for key, (split, why) in left_out.items()]
     total = sum(pool.wanted for pool in pools)
     with ExitStack() as stack, Progress("preprocess", total, "photos") as progress:
         taken = dict.fromkeys(pools, 0)
@@ -122,8 +122,12 @@ def run(options: Options) -> dict[str, Any]:
 def select(
     source: Store, options: Options
 ) -> tuple[list[places365.Pool], dict[str, tuple[str, str]], int]:
-    """Return the pools, the copies left out (key -> (split, reason)), and how many files are no photos."""
+    """Return the pools, what is left out (key -> (split, reason)), and how many files are no photos."""
     entries = {entry.key: entry for entry in source.list()}
+    nameless = [key for key in entries if places365.is_photo(key) and keys.nameless(key)]
+    left_out = {keys.shown(key): ("", keys.NOT_UTF8) for key in nameless}
+    for key in nameless:
+        del entries[key]
     lists = {
         key: source.read(key).decode()
         for key in entries
@@ -145,7 +149,7 @@ def select(
         f"{photos} photos; chose {sum(pool.wanted for pool in pools if pool.split == 'train')} to train on "
         f"and {sum(pool.wanted for pool in pools if pool.split == 'test')} to test on"
     )
-    return pools, duplicates, len(entries) - photos - len(lists)
+    return pools, left_out | duplicates, len(entries) - photos - len(lists)
 
 
 def plan(

@@ -25,7 +25,8 @@ from deblur.restorer import TILE_BATCH
 from deblur.storage import Entry, Store, open_store
 from jobs import restore_plan
 from jobs.restore_estimate import estimate
-from jobs.restore_report import Pages, account
+from jobs.restore_packs import STEPS
+from jobs.restore_report import Pages, account, warn_of
 from jobs.restore_stages import Treatment
 from jobs.runtime import Cluster, Progress, cluster, note, warn
 
@@ -82,9 +83,10 @@ def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
     _check(options)
     source, destination = open_store(options.source), open_store(options.destination)
+    model = open_store(options.model)
     if not options.allow_overlap:
         restore_plan.refuse_overlap(source, destination)
-    card = models.read_card(options.model)
+    card = models.read_card(model)
     settings = _settings(options, card)
     treatment = _treatment(options, card.model_id, ledger.settings_id(settings))
 
@@ -110,20 +112,25 @@ def run(options: Options) -> dict[str, Any]:
         "photos": len(plan.inventory),
     }
     if options.dry_run:
+        refused = [(entry.key, why) for entry, why in plan.refused]
+        warn_of(refused, "a run lists them in the ledger")
         return summary | {"dry_run": True} | estimate(source, destination, plan, card.model_id)
     if not plan.todo and not plan.refused:
-        return summary | account(plan, [], 0.0)
+        return summary | account(plan, [], 0.0, {})
 
     started = time.perf_counter()
     destination.make_ready()
     outcomes = restore_plan.write_refused(destination, treatment, plan)
     with cluster(options.cluster):
+        spent = dict.fromkeys(STEPS, 0.0)
         with Progress("restore", len(plan.todo), "photos") as progress:
-            for outcome in _restore(plan.todo, source, destination, options, treatment):
+            for outcome in _restore(plan.todo, source, destination, model, options, treatment):
+                for step, seconds in outcome.pop("spent").items():
+                    spent[step] += seconds
                 outcomes.append(outcome)
                 progress.advance()
         _warn_of_memory(outcomes)
-        summary |= account(plan, outcomes, time.perf_counter() - started)
+        summary |= account(plan, outcomes, time.perf_counter() - started, spent)
         _compact(destination)
         page = Pages(source, destination, card, settings).write(plan, outcomes, summary)
     return summary | ({"report": page} if page else {})
@@ -178,6 +185,7 @@ def _restore(
     todo: Sequence[Entry],
     source: Store,
     destination: Store,
+    model: Store,
     options: Options,
     treatment: Treatment,
 ) -> Iterator[dict[str, Any]]:
@@ -195,7 +203,7 @@ def _restore(
         # Bounds on retries have no named parameters in the Ray that we pin, and its default is to
         # retry for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _pipeline(todo, source, destination, options, actors, treatment)
+        dataset = _pipeline(todo, source, destination, model, options, actors, treatment)
     yield from dataset.iter_rows()
 
 
@@ -203,6 +211,7 @@ def _pipeline(
     todo: Sequence[Entry],
     source: Store,
     destination: Store,
+    model: Store,
     options: Options,
     actors: int,
     treatment: Treatment,
@@ -224,7 +233,7 @@ def _pipeline(
             .map_batches(Fetch(source, treatment, restored), batch_size=1, num_cpus=0.5, **retries)
             .map_batches(
                 Restore,
-                fn_constructor_args=(open_store(options.model).uri, options.precision),
+                fn_constructor_args=(model, options.precision),
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
                 num_gpus=1 if options.gpu else None,
                 max_restarts=_RETRIES,

@@ -8,8 +8,10 @@ goes into shared memory once and is seen there by the next stage.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,10 @@ import pyarrow as pa
 
 from deblur.photo import Photo
 from deblur.storage import Entry
+
+STEPS = ("fetch", "decode", "measure", "tiles", "model", "encode", "put")
+"""What a photo takes time for: `measure` is its sharpness and the output guard, `tiles` is cutting and
+merging them."""
 
 # 24 MB of pixels, or a single larger photo.
 _PACK_PIXELS = 8_000_000
@@ -30,6 +36,7 @@ class Item:
         copy: the file as it is, if a skipped photo is to be copied.
         looks: the photo before it was restored, as `guards.strong_blur` sees it.
         tile_batch: tiles a call that it was restored with.
+        spent: step -> seconds, see `timed`.
     """
 
     entry: Entry
@@ -40,12 +47,29 @@ class Item:
     looks: np.ndarray | None = None
     sharpness: float | None = None
     tile_batch: int = 0
-    seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
         """Pixels to restore."""
         return self.photo.width * self.photo.height if self.photo else 0
+
+
+@contextmanager
+def timed(
+    spent: dict[str, float], step: str, clock: Callable[[], float] = time.thread_time
+) -> Iterator[None]:
+    """Add the seconds of a step.
+
+    They are the thread's own, of the processor: where threads share cores, all would be counted
+    several times by the clock on the wall. That is for what waits: `fetch` and `put`, and `model`,
+    whose threads are not ours.
+    """
+    started = clock()
+    try:
+        yield
+    finally:
+        spent[step] = spent.get(step, 0.0) + clock() - started
 
 
 def packs(items: Iterable[Item]) -> Iterator[list[Item]]:

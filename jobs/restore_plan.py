@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deblur import keys, ledger, places365
@@ -62,7 +62,8 @@ def plan(
         retry_failed: whether what failed before is to do.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
     """
-    inventory, others = _inventory(source, below(destination, source))
+    found = _inventory(source, below(destination, source))
+    inventory, others = found.photos, found.others
     drawn = ledger.plan(
         destination,
         inventory,
@@ -71,6 +72,7 @@ def plan(
         retry_failed=retry_failed,
     )
     reasons = _refused(inventory, drawn.todo, source, destination, treatment, probe)
+    reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
     if not reasons:
         return Plan(inventory, others, drawn.before, drawn.todo[:limit], [])
     todo = Entries.of(entry for entry in drawn.todo if entry.key not in reasons)
@@ -78,26 +80,44 @@ def plan(
     return Plan(inventory, others, drawn.before, todo[:limit], refused)
 
 
-def _inventory(source: Store, destination: str | None) -> tuple[Entries, int]:
-    """Return the photos of SOURCE, but those in DESTINATION, and how many files there are besides."""
+@dataclass(frozen=True)
+class _Inventory:
+    """The photos of SOURCE, how many other files there are, and which names are not UTF-8.
+
+    Those photos are in the inventory by their names as `keys.shown` writes them, which is how the
+    ledger knows them.
+    """
+
+    photos: Entries
+    others: int
+    nameless: set[str]
+
+
+def _inventory(source: Store, destination: str | None) -> _Inventory:
+    """List SOURCE, but what is in DESTINATION."""
     others = 0
+    nameless = set()
 
     def photos() -> Iterator[Entry]:
         nonlocal others
         for entry in source.list():
             if keys.own(entry.key) or (destination and entry.key.startswith(destination)):
                 continue
-            if os.path.splitext(entry.key)[1].lower() in EXTENSIONS:
-                yield entry
-            else:
+            if os.path.splitext(entry.key)[1].lower() not in EXTENSIONS:
                 others += 1
+                continue
+            if keys.nameless(entry.key):
+                entry = replace(entry, key=keys.shown(entry.key))
+                nameless.add(entry.key)
+            yield entry
 
     found = Entries.of(photos())
     if not found:
+        found_there = f"none of its files ({others}) ends in {', '.join(sorted(EXTENSIONS))}"
         raise UsageError(
-            f"{source.uri} has no photos: {others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}"
+            f"{source.uri} has no photos: {found_there if others else 'there is nothing in it'}"
         )
-    return found, others
+    return _Inventory(found, others, nameless)
 
 
 def below(inner: Store, outer: Store) -> str | None:
@@ -183,7 +203,7 @@ def write_refused(destination: Store, treatment: Treatment, plan: Plan) -> list[
     """Write into the ledger what cannot be restored, and return it as outcomes."""
     rows = [
         ledger.Row(
-            keys.shown(entry.key),
+            entry.key,
             entry.etag,
             entry.size_bytes,
             treatment.model_id,

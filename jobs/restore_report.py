@@ -19,20 +19,23 @@ PAGE = "_deblur/report.html"
 _SHOWN = 6
 _SHOWN_MEGAPIXELS = 64  # a larger photo takes more than a task's memory to compare
 _FAILURES = 200
+_NAMED = 10
 
 Outcome = Mapping[str, Any]
 
 
-def account(plan: Plan, outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-    """Return the state of the whole inventory, and what this run has added to it."""
+def account(
+    plan: Plan, outcomes: Sequence[Outcome], seconds: float, spent: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the state of the whole inventory, and what this run has added to it.
+
+    `seconds` are the run's, `spent` those of all its photos by step, which go on side by side.
+    """
     names = ("restored", "skipped", "failed")
     this_run = {name: sum(outcome["status"] == name for outcome in outcomes) for name in names}
     tally = {name: plan.before.get(name, 0) + this_run[name] for name in names}
-    failed = [outcome for outcome in outcomes if outcome["status"] == "failed"]
-    for outcome in failed[:10]:
-        warn(f"{keys.printable(outcome['key'])}: {outcome['reason']}")
-    if len(failed) > 10:
-        warn(f"and {len(failed) - 10} more failures; they are in {ledger.FOLDER}")
+    failed = [(each["key"], each["reason"]) for each in outcomes if each["status"] == "failed"]
+    warn_of(failed, f"they are in {ledger.FOLDER}")
     if earlier := plan.before.get("failed", 0):
         warn(f"{earlier} photos failed in an earlier run; --retry-failed tries them again")
     megapixels = sum(outcome["megapixels"] for outcome in outcomes)
@@ -43,8 +46,17 @@ def account(plan: Plan, outcomes: Sequence[Outcome], seconds: float) -> dict[str
             **this_run,
             "megapixels": round(megapixels, 2),
             "seconds": round(seconds, 1),
+            "seconds_in": {step: round(total, 2) for step, total in spent.items()},
         },
     }
+
+
+def warn_of(failed: Sequence[tuple[str, str]], where: str) -> None:
+    """Name the first photos that fail, with the reasons, and say `where` the others are."""
+    for key, why in failed[:_NAMED]:
+        warn(f"{keys.printable(key)}: {why}")
+    if len(failed) > _NAMED:
+        warn(f"and {len(failed) - _NAMED} more failures; {where}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Pages:
                 failures=sorted(failures)[:_FAILURES],
                 failures_in_all=len(failures),
                 comparisons=self._comparisons(outcomes),
-                facts=self._facts(plan),
+                facts=self._facts(plan, summary["this_run"]["seconds_in"]),
             )
         )
         try:
@@ -107,16 +119,25 @@ class Pages:
         ]
         return [found for found in ray.get(made) if found is not None]
 
-    def _facts(self, plan: Plan) -> dict[str, str]:
+    def _facts(self, plan: Plan, spent: Mapping[str, float]) -> dict[str, str]:
         card = self.card
         return {
             "Source": self.source.uri,
             "Destination": self.destination.uri,
             "Model": f"{card.name}: {card.network}, {card.steps} steps, id {card.model_id}",
             "Settings": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
+            "Where the time went": shares(spent),
             "Other files in the source": f"{plan.others}, left alone",
             "Version": f"deblur {version('deblur')}",
         }
+
+
+def shares(spent: Mapping[str, float]) -> str:
+    """Return `decode 4 %, model 90 %, ...`."""
+    total = sum(spent.values()) or 1.0
+    return ", ".join(
+        f"{step} {seconds / total:.0%}".replace("%", " %") for step, seconds in spent.items()
+    )
 
 
 def _chance(key: str) -> bytes:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from deblur import guards, keys, ledger, metrics, models, photo
 from deblur.errors import PhotoError
 from deblur.storage import Entry, Store, reason
-from jobs.restore_packs import Item, from_table, packs, to_table
+from jobs.restore_packs import STEPS, Item, from_table, packs, timed, to_table
 
 _FETCH_THREADS = 8
 # Twice what a JPEG can have. The merging of a photo holds 3 kB for each pixel of its width.
@@ -102,36 +102,40 @@ class Fetch:
 
     def _items(self, chunk: Sequence[Entry]) -> Iterator[Item]:
         # Reads run ahead by threads, in order; what is decoded is passed on at once.
+        times: list[dict[str, float]] = [{} for _ in chunk]
         with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-            for entry, data in zip(chunk, threads.map(self._read, chunk), strict=True):
-                started = time.perf_counter()
+            read = threads.map(self._read, chunk, times)
+            for entry, spent, data in zip(chunk, times, read, strict=True):
                 try:
-                    item = self._item(entry, data)
+                    item = self._item(entry, data, spent)
                 except PhotoError as error:
                     item = Item(entry, reason=str(error))
-                yield replace(item, seconds=time.perf_counter() - started)
+                yield replace(item, spent=spent)
 
-    def _item(self, entry: Entry, data: bytes | OSError) -> Item:
+    def _item(self, entry: Entry, data: bytes | OSError, spent: dict[str, float]) -> Item:
         treatment = self._treatment
         if isinstance(data, OSError):
             raise PhotoError(f"cannot be read: {reason(data)}")
         if self._restored and hashlib.sha256(data).hexdigest() in self._restored:
             return Item(entry, skipped=True, reason="was restored in place before")
-        decoded = photo.decode(data, max_megapixels=treatment.max_megapixels)
+        with timed(spent, "decode"):
+            decoded = photo.decode(data, max_megapixels=treatment.max_megapixels)
         if max(decoded.width, decoded.height) > _MAX_SIDE_PX:
             size = f"{decoded.width}x{decoded.height}"
             raise PhotoError(f"{size}: sides of more than {_MAX_SIDE_PX} pixels are not supported")
-        sharpness = metrics.sharpness(decoded.pixels)
+        with timed(spent, "measure"):
+            sharpness = metrics.sharpness(decoded.pixels)
+            looks = guards.strong_blur(decoded.pixels) if treatment.guard else None
         if treatment.skip_sharp is not None and sharpness > treatment.skip_sharp:
             why = f"is sharp already: {sharpness:.3f} is above {treatment.skip_sharp:g}"
             copy = data if treatment.copy_skipped else None
             return Item(entry, skipped=True, reason=why, copy=copy, sharpness=sharpness)
-        looks = guards.strong_blur(decoded.pixels) if treatment.guard else None
         return Item(entry, decoded, looks=looks, sharpness=sharpness)
 
-    def _read(self, entry: Entry) -> bytes | OSError:
+    def _read(self, entry: Entry, spent: dict[str, float]) -> bytes | OSError:
         try:
-            return self._source.read(entry.key, entry.etag)
+            with timed(spent, "fetch", time.perf_counter):
+                return self._source.read(entry.key, entry.etag)
         except OSError as error:
             return error
 
@@ -139,7 +143,7 @@ class Fetch:
 class Restore:
     """Holds the model and restores packs of photos."""
 
-    def __init__(self, model: str, precision: Any) -> None:
+    def __init__(self, model: Store, precision: Any) -> None:
         import tensorflow as tf
 
         for device in tf.config.list_physical_devices("GPU"):
@@ -156,17 +160,20 @@ class Restore:
             yield to_table(self._pack(pack))
 
     def _pack(self, pack: Sequence[Item]) -> list[Item]:
-        started = time.perf_counter()
+        spent: dict[str, float] = {}
+        in_model = -self._restorer.seconds
         whole = [item for item in pack if item.photo is not None]
         try:
-            restored = list(
-                self._restorer.restore(item.photo.pixels for item in whole if item.photo)
-            )
+            with timed(spent, "tiles", time.perf_counter):
+                restored = list(
+                    self._restorer.restore(item.photo.pixels for item in whole if item.photo)
+                )
         except MemoryError as error:
             why = f"the model has not enough memory: {reason(error)}"
             return [replace(item, photo=None, reason=item.reason or why) for item in pack]
-        elapsed = time.perf_counter() - started
-        share = elapsed / max(sum(item.pixels for item in whole), 1)
+        in_model += self._restorer.seconds
+        spent |= {"model": in_model, "tiles": spent["tiles"] - in_model}
+        pixels = max(sum(item.pixels for item in whole), 1)
         results = iter(restored)
         return [
             item
@@ -175,7 +182,8 @@ class Restore:
                 item,
                 photo=item.photo.with_pixels(next(results)),
                 tile_batch=self._restorer.tile_batch,
-                seconds=item.seconds + share * item.pixels,
+                spent=item.spent
+                | {step: seconds * item.pixels / pixels for step, seconds in spent.items()},
             )
             for item in pack
         ]
@@ -195,7 +203,9 @@ class Deliver:
                 rows = list(threads.map(self._deliver, pack))
             ledger.write(self._destination, rows)
             outcomes += [
-                outcome(row, item.tile_batch) for row, item in zip(rows, pack, strict=True)
+                outcome(row, item.tile_batch)
+                | {"spent": {step: item.spent.get(step, 0.0) for step in STEPS}}
+                for row, item in zip(rows, pack, strict=True)
             ]
         return {name: [each[name] for each in outcomes] for name in outcomes[0]} if outcomes else {}
 
@@ -209,34 +219,35 @@ class Deliver:
             status="skipped" if item.skipped else "failed",
             reason=item.reason,
             sharpness_before=item.sharpness,
-            seconds=item.seconds,
         )
-        started = time.perf_counter()
         try:
             if item.copy is not None:
-                return self._put(row, self._treatment.copy_key(row.key), item.copy)
-            if item.photo is None:
-                return row
-            row = self._restored(row, item, item.photo)
+                row = self._put(row, self._treatment.copy_key(row.key), item.copy, item.spent)
+            elif item.photo is not None:
+                row = self._restored(row, item, item.photo)
         except (PhotoError, OSError) as error:
             refused = isinstance(error, PhotoError)
             why = str(error) if refused else f"cannot be written: {reason(error)}"
-            return replace(row, status="failed", reason=why)
-        return replace(row, seconds=item.seconds + time.perf_counter() - started)
+            row = replace(row, status="failed", reason=why)
+        return replace(row, seconds=sum(item.spent.values()))
 
     def _restored(self, row: ledger.Row, item: Item, result: photo.Photo) -> ledger.Row:
         row = replace(row, width=result.width, height=result.height)
         if item.looks is not None:
-            why = guards.objection(item.looks, guards.strong_blur(result.pixels))
+            with timed(item.spent, "measure"):
+                why = guards.objection(item.looks, guards.strong_blur(result.pixels))
             if why:
                 raise PhotoError(f"{why}; --no-guard --retry-failed writes it all the same")
-        data = photo.encode(self._treatment.written(result, row.key))
-        row = self._put(row, self._treatment.output_key(row.key), data)
-        sharpness = metrics.sharpness(result.pixels)
+        with timed(item.spent, "encode"):
+            data = photo.encode(self._treatment.written(result, row.key))
+        row = self._put(row, self._treatment.output_key(row.key), data, item.spent)
+        with timed(item.spent, "measure"):
+            sharpness = metrics.sharpness(result.pixels)
         return replace(row, status="restored", sharpness_after=sharpness)
 
-    def _put(self, row: ledger.Row, key: str, data: bytes) -> ledger.Row:
-        self._destination.put(key, data)
+    def _put(self, row: ledger.Row, key: str, data: bytes, spent: dict[str, float]) -> ledger.Row:
+        with timed(spent, "put", time.perf_counter):
+            self._destination.put(key, data)
         return replace(row, output_key=key, output_sha256=hashlib.sha256(data).hexdigest())
 
 

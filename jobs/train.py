@@ -163,7 +163,7 @@ def _plan(
     held_out = min(options.validation_photos, most)
     order = Order(count - held_out, recipe.batch_size, options.seed)
     steps = recipe.epochs * order.steps_per_epoch
-    start = models.read_card(options.start_from) if options.start_from else None
+    start = models.read_card(open_store(options.start_from)) if options.start_from else None
     if start and start.network != recipe.network:
         raise UsageError(
             f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained"

@@ -12,7 +12,7 @@ from ray.train.tensorflow import TensorflowTrainer
 from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
 from deblur.sampling import Order
-from deblur.storage import Store
+from deblur.storage import Store, open_store
 from jobs import train_run, train_source
 from jobs.runtime import Progress, is_embedded
 from jobs.tensorflow_backend import TensorflowConfig
@@ -43,7 +43,7 @@ def fit(
         train_worker,
         train_loop_config={
             "home": home, "plan": plan, "album": album, "name": options.name,
-            "parts": options.parts, "start_from": options.start_from,
+            "parts": options.parts, "start_from": open_store(options.start_from) if options.start_from else None,
             "checkpoint_steps": options.checkpoint_steps,
         },
         tensorflow_config=TensorflowConfig(),

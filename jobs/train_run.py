@@ -97,7 +97,7 @@ def is_finished(home: Store) -> bool:
 
 def summary(home: Store) -> dict[str, Any]:
     """Return what there is to say of a finished run."""
-    card = models.read_card(f"{home.uri}/{MODEL}")
+    card = models.read_card(home / MODEL)
     return {
         "job": "train",
         "model": f"{home.uri}/{MODEL}",

@@ -25,6 +25,9 @@ from jobs.train_record import Record
 
 CHECKPOINTS = "checkpoints"
 SCORE = "psnr"
+# Of a checkpoint without a validation: no photo has less than 0 dB. Not NaN, which does not outlive
+# the file that Ray Train resumes from.
+_UNKNOWN = -1.0
 # Why a run stopped that would stop there again: worker 0 writes it, the driver reads it.
 FAILURE = "failure.json"
 
@@ -196,7 +199,7 @@ class _Worker:
         self._training.save(folder)
         (folder / _PROGRESS_FILE).write_text(json.dumps(asdict(self._progress)))
         ray.train.report(
-            {SCORE: float("nan") if score is None else score},
+            {SCORE: _UNKNOWN if score is None else score},
             checkpoint=ray.train.Checkpoint.from_directory(folder),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,

@@ -119,6 +119,20 @@ def fresh_clients() -> Iterator[None]:
     s3._client.cache_clear()
 
 
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch, fresh_clients: None) -> stores.Become:
+    """Return a function that puts an identity's credentials into the environment."""
+
+    from deblur.storage import s3
+
+    def change(name: str, secret: str | None = None) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret or stores.IDENTITIES[name][0])
+        s3._client.cache_clear()
+
+    return change
+
+
 _numbers = itertools.count()
 
 

@@ -28,7 +28,8 @@ class FaultsProxy:
 
     Whether a request is troubled, and how, is drawn from the seed, its method, its path and how
     often it was made: no order of threads changes it. After `at_most` faults it goes through.
-    `missing` are paths, `/bucket/key`, that are answered with 404. `held` says for a method and a
+    `missing` are paths, `/bucket/key`, that are answered with 404; `busy` counts for a path how many
+    more requests are answered with 503. `held` says for a method and a
     path whether the request waits until `release`.
     """
 
@@ -41,6 +42,7 @@ class FaultsProxy:
         self._tries: Counter[tuple[str, str]] = Counter()
         self._released = threading.Event()
         self.missing: set[str] = set()
+        self.busy: Counter[str] = Counter()
         self.held: Callable[[str, str], bool] = lambda method, path: False
         self.faults: Counter[str] = Counter()
         self.done: list[tuple[str, str]] = []  # method and path of what the store answered
@@ -91,6 +93,9 @@ class FaultsProxy:
 
     def _fault(self, method: str, path: str) -> str | None:
         with self._lock:
+            if self.busy[urllib.parse.unquote(path)] > 0:
+                self.busy[urllib.parse.unquote(path)] -= 1
+                return "slow down"
             self._tries[method, path] += 1
             count = self._tries[method, path]
             draw = random.Random(f"{self._seed} {method} {path} {count}")

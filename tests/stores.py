@@ -11,9 +11,12 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+Become = Callable[..., None]
 
 # The first is the one that the environment of all tests has; `read_only` may put nothing anywhere;
 # `half` may read everything and write to the bucket `writable` alone.
@@ -31,7 +34,7 @@ def binary() -> str | None:
 
 
 class SeaweedFS:
-    """One server, with a bucket `tests`. It keeps its ports and its folder over `kill` and `start`."""
+    """One server, with buckets `tests` and `writable`. It keeps its ports and its folder over `kill` and `start`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -116,8 +119,9 @@ class SeaweedFS:
         deadline = time.monotonic() + 60
         while True:
             try:
-                if "tests" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-                    client.create_bucket(Bucket="tests")
+                there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+                for name in {"tests", "writable"} - there:
+                    client.create_bucket(Bucket=name)
                 client.put_object(Bucket="tests", Key="ready", Body=b"x")
                 return
             except (BotoCoreError, ClientError) as error:

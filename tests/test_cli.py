@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deblur import models
 from deblur.errors import DeblurError, UsageError
 from jobs import cli, runtime
 
@@ -132,7 +133,7 @@ def test_errors_become_exit_codes(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(models, "read_card", fail)
     got, out, err = run(capsys, "models", "x")
     assert (got, out) == (code, "")
     assert message in err

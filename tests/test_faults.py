@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import pytest
 from deblur import ledger
 from deblur.storage import S3Store
 from jobs import restore
+from tests import processes
 from tests.faults_proxy import FAULTS, FaultsProxy
-from tests.processes import below
 from tests.stores import SeaweedFS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -48,11 +49,11 @@ Run = Callable[..., dict[str, Any]]
 def run(trained: Path, source: S3Store, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs the job, as the driver, on the store at an endpoint."""
 
-    def job(endpoint: str, target: S3Store) -> dict[str, Any]:
+    def job(endpoint: str, target: S3Store, **more: Any) -> dict[str, Any]:
         # Only the driver is told: the stores that it opens take their endpoint to the workers.
         with monkeypatch.context() as patch:
             patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-            return restore.run(_options(source, target, trained))
+            return restore.run(replace(_options(source, target, trained), **more))
 
     return job
 
@@ -107,7 +108,7 @@ def _await_actor(timeout_s: float = 60) -> int:
     """Return the pid of the actor that holds the model, of this process' own Ray."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        for pid, title in below(os.getpid()):
+        for pid, title in processes.below(os.getpid()):
             if title.startswith("ray::MapWorker") and "Restore" in title:
                 return pid
         time.sleep(0.05)
@@ -165,6 +166,21 @@ def test_photos_that_vanish_or_change_are_in_the_ledger(
     }
     left = {key: data for key, data in clean.items() if key not in failed}
     assert outputs(target) == left
+
+
+def test_a_model_in_a_store_that_throttles(
+    seaweed: SeaweedFS, clean: dict[str, bytes], run: Run, target: S3Store, trained: Path
+) -> None:
+    model = S3Store("s3://tests/faults/model", seaweed.endpoint)
+    for path in (trained / "model").iterdir():
+        model.put(path.name, path.read_bytes())
+    with FaultsProxy(seaweed.endpoint) as proxy:
+        # Some 6 s: more than a store gets that has never answered. The actor knows that it has.
+        proxy.busy[_path(model, "model.keras")] = 6
+        summary = run(proxy.endpoint, target, model=model.uri, limit=2)
+        assert proxy.busy.total() == 0
+    assert summary["this_run"]["restored"] == 2
+    assert outputs(target).items() < clean.items()
 
 
 def test_an_actor_that_is_killed(

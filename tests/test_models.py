@@ -71,8 +71,8 @@ def saved(original: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_loaded_model_is_the_saved_one(original: Path, blurred: np.ndarray) -> None:
-    model = models.load(str(original), "float32")
-    assert model.card == card_of(built()) == models.read_card(str(original))
+    model = models.load(open_store(original), "float32")
+    assert model.card == card_of(built()) == models.read_card(open_store(original))
     np.testing.assert_array_equal(
         model.generator(blurred, training=False), built()(blurred, training=False)
     )
@@ -95,7 +95,7 @@ def test_a_model_computes_in_any_policy(
 ) -> None:
     trained = built(trained_in)
     models.save(open_store(tmp_path), trained, card_of(trained))
-    model = models.load(str(tmp_path), loaded_in)
+    model = models.load(open_store(tmp_path), loaded_in)
     assert model.generator.get_layer("down1_conv").dtype_policy.name == loaded_in
     expected = built(loaded_in)
     expected.set_weights(trained.get_weights())
@@ -107,13 +107,13 @@ def test_a_model_computes_in_any_policy(
 def test_a_model_lives_in_a_bucket(bucket: Any) -> None:
     uri = f"{bucket()}/models/mine"
     models.save(open_store(uri), built(), card_of(built()))
-    assert models.load(uri, "float32").card == card_of(built())
+    assert models.load(open_store(uri), "float32").card == card_of(built())
 
 
 def test_a_card_of_a_later_version_is_read(saved: Path) -> None:
     values = json.loads((saved / "card.json").read_text()) | {"colour": "blue"}
     (saved / "card.json").write_text(json.dumps(values))
-    assert models.load(str(saved), "float32").card == card_of(built())
+    assert models.load(open_store(saved), "float32").card == card_of(built())
 
 
 # === The id ===
@@ -123,7 +123,10 @@ def test_the_id_depends_on_weights_and_network_alone(original: Path) -> None:
     expected = models.model_id(built(), NETWORK)
     assert re.fullmatch("[0-9a-f]{16}", expected)
     for policy in ("float32", "mixed_bfloat16"):
-        assert models.model_id(models.load(str(original), policy).generator, NETWORK) == expected
+        assert (
+            models.model_id(models.load(open_store(original), policy).generator, NETWORK)
+            == expected
+        )
     assert models.model_id(built(), "pix2pix") != expected
 
 
@@ -143,12 +146,12 @@ def test_the_id_changes_with_the_last_bit_of_a_weight() -> None:
 def test_no_model(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UsageError, match=r"holds no model \(no card.json\); expected a folder"):
-            models.load(str(folder), "float32")
+            models.load(open_store(folder), "float32")
 
 
 def test_a_file_is_no_model(saved: Path) -> None:
     with pytest.raises(UsageError, match=r"model\.keras holds no model"):
-        models.load(str(saved / "model.keras"), "float32")
+        models.load(open_store(saved / "model.keras"), "float32")
 
 
 @pytest.mark.parametrize(
@@ -164,20 +167,20 @@ def test_a_file_is_no_model(saved: Path) -> None:
 def test_a_damaged_card(saved: Path, text: str, reason: str) -> None:
     (saved / "card.json").write_text(text, errors="surrogateescape")
     with pytest.raises(UsageError, match=f"card.json is not a model's card: .*{reason}"):
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")
 
 
 def test_a_network_of_a_later_version(saved: Path) -> None:
     card = card_of(built(), network="nova")
     (saved / "card.json").write_text(json.dumps(asdict(card)))
     with pytest.raises(UsageError, match=r"card.json: there is no network 'nova'; there are pix2"):
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")
 
 
 def test_missing_weights(saved: Path) -> None:
     (saved / "model.keras").unlink()
     with pytest.raises(UsageError, match=r"has a card, but no model.keras"):
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "torn", "flipped"])
@@ -193,7 +196,7 @@ def test_damaged_weights(saved: Path, damage: str) -> None:
     }[damage]
     (saved / "model.keras").write_bytes(damaged)
     with pytest.raises(DeblurError, match=r"model\.keras does not fit the network") as caught:
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")
     assert not isinstance(caught.value, UsageError)
 
 
@@ -203,7 +206,7 @@ def test_another_network_s_weights(saved: Path) -> None:
 
     pix2pix.generator(width=8).save(saved / "model.keras")
     with pytest.raises(DeblurError, match=f"does not fit the network '{NETWORK}'"):
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")
 
 
 def test_another_model_s_weights(saved: Path) -> None:
@@ -211,7 +214,7 @@ def test_another_model_s_weights(saved: Path) -> None:
     other.save(saved / "model.keras")
     found, expected = (models.model_id(each, NETWORK) for each in (other, built()))
     with pytest.raises(DeblurError, match=f"is model {found}, its card is model {expected}'s"):
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")
 
 
 @pytest.mark.parametrize("name", ["card.json", "model.keras"])
@@ -219,4 +222,4 @@ def test_an_unreadable_file(saved: Path, name: str) -> None:
     (saved / name).unlink()
     (saved / name).mkdir()
     with pytest.raises(UsageError, match=f"cannot read .*{name}: Is a directory"):
-        models.load(str(saved), "float32")
+        models.load(open_store(saved), "float32")

@@ -7,7 +7,9 @@ import logging
 import pickle
 import struct
 import time
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -579,3 +581,22 @@ def test_lossless_coding_is_lossless(photos: Any, size: tuple[int, int], seed: i
 def test_a_damaged_picture_of_the_pairs(data: bytes) -> None:
     with pytest.raises(PhotoError, match="is damaged"):
         photo.decode_lossless(data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bits_are_decoded_and_encoded_by_bands(photos: Any, format: str) -> None:
+    pixels = photos.pixels(1500, 2000, dtype=np.uint16)
+    data = photo.encode(photo.Photo(pixels, format=format))
+
+    def peak(work: Callable[[], Any]) -> tuple[float, Any]:
+        tracemalloc.start()
+        try:
+            result = work()
+            return tracemalloc.get_traced_memory()[1] / pixels.nbytes, result
+        finally:
+            tracemalloc.stop()
+
+    decoding, whole = peak(lambda: photo.decode(data))
+    encoding, _ = peak(lambda: photo.encode(whole))
+    assert max(decoding, encoding) < 1.3  # the result itself, and no other copy
+    np.testing.assert_array_equal(whole.pixels, pixels)

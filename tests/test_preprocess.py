@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -182,3 +183,16 @@ def test_cluster_is_left_running() -> None:
     with runtime.cluster(runtime.Cluster()):
         pass
     assert ray.is_initialized()
+
+
+def test_a_name_that_is_not_utf8_is_rejected(photos, tmp_path: Path) -> None:
+    for index, name in enumerate((b"a.jpg", b"b.jpg", b"caf\xe9.jpg", b"caf\xe9/c.jpg")):
+        path = tmp_path / "in" / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photos.jpeg(64, 64, seed=index))
+    summary = preprocess.run(options(tmp_path / "in", tmp_path / "out", train=1, test=1, size=32))
+    assert (summary["train"], summary["test"], summary["rejected"]) == (1, 1, 2)
+    assert pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist() == [
+        {"key": key, "split": "", "reason": "its name is not UTF-8"}
+        for key in (r"caf\udce9.jpg", r"caf\udce9/c.jpg")
+    ]

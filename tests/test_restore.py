@@ -1,4 +1,7 @@
+import errno
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deblur import photo
+from deblur import ledger, photo
 from deblur.errors import UsageError
 from deblur.storage import Entry, LocalStore, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
@@ -221,6 +224,32 @@ def test_what_cannot_be_written_is_in_the_ledger(photos, tmp_path: Path) -> None
     assert "cannot be written" in result["reason"][0]
 
 
+def test_what_may_not_be_read_and_what_finds_the_disk_full(
+    photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(code: int) -> Callable[..., None]:
+        def refused(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return refused
+
+    put(tmp_path, {"a.jpg": photos.jpeg(20, 20)})
+    store, treatment = LocalStore(str(tmp_path)), restore_stages.Treatment("model", "settings")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse(errno.EACCES))
+        (table,) = restore_stages.Fetch(store, treatment)({"chunk": [list(store.list())]})
+    ((item,),) = restore_packs.from_table(table)
+    assert (item.photo, item.reason) == (None, "cannot be read: Permission denied")
+
+    deliver = restore_stages.Deliver(store, treatment)
+    item = restore_packs.Item(item.entry, photo.Photo(photos.pixels(), format="JPEG"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(errno.ENOSPC))
+        row = deliver._deliver(item)
+    assert (row.status, row.output_key) == ("failed", None)
+    assert row.reason == "cannot be written: the disk is full: No space left on device"
+
+
 # === Options ===
 
 
@@ -252,13 +281,6 @@ def test_format_quality_and_suffix(photos, trained: Path, tmp_path: Path) -> Non
     (lost,) = (row for row in ledger_rows(target) if row["status"] == "failed")
     assert (lost["key"], lost["reason"]) == ("a.png", "its output would be that of a.bmp")
     assert (summary["restored"], summary["failed"]) == (3, 1)
-
-
-def test_a_name_that_lies_about_an_unwritable_format(photos, trained: Path, tmp_path: Path) -> None:
-    put(tmp_path / "in", {"c.gif": photos.file(photos.pixels(20, 30), "PNG")})
-    restore.run(options_for(tmp_path / "in", tmp_path / "out", trained))
-    (row,) = ledger_rows(tmp_path / "out")
-    assert "is PNG, other than its name says" in str(row["reason"])
 
 
 def test_sharp_photos_are_skipped_or_copied(photos, trained: Path, tmp_path: Path) -> None:
@@ -304,9 +326,13 @@ def test_photos_are_restored_in_place_once(photos, trained: Path, tmp_path: Path
     assert restore.run(options)["this_run"]["restored"] == 1
     after = outputs(tmp_path)
     assert after != before
-    assert restore.run(options)["this_run"] | {"seconds": 0} == {
-        "restored": 0, "skipped": 1, "failed": 0, "megapixels": 0, "seconds": 0,
-    }  # fmt: skip
+    this_run = restore.run(options)["this_run"]
+    assert [this_run[name] for name in ("restored", "skipped", "failed", "megapixels")] == [
+        0,
+        1,
+        0,
+        0,
+    ]
     assert outputs(tmp_path) == after
     assert restore.run(options)["this_run"]["skipped"] == 0
 
@@ -321,18 +347,52 @@ def test_a_destination_in_the_source(photos, trained: Path, tmp_path: Path) -> N
 def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path) -> None:
     import boto3
 
-    source = open_store(bucket() + "/in")
     client = boto3.session.Session().client("s3")
-    data = photos.jpeg(20, 20)
-    for key in ("in/a.jpg", "in/../../b.jpg", "in/x//c.jpg", "in/" + "y" * 256 + ".jpg"):
-        client.put_object(Bucket=source.uri.split("/")[2], Key=key, Body=data)
-    target = tmp_path / "deep" / "out"
-    restore.run(options_for(source.uri, target, trained))
-    assert list(outputs(tmp_path)) == ["deep/out/a.jpg"]
-    failed = [row for row in ledger_rows(target) if row["status"] == "failed"]
-    # What has a part that begins with a dot, such as "..", is hidden: the listing leaves it out.
-    assert [str(row["key"])[:2] for row in failed] == ["x/", "yy"]
-    assert all("name" in str(row["reason"]) for row in failed)
+
+    def contents(name: str) -> set[str]:
+        return {item["Key"] for item in client.list_objects_v2(Bucket=name).get("Contents", ())}
+
+    good = {"a.jpg", "A.jpg", "süß/日本.jpg", "z" * 251 + ".jpg"}
+    bad = {
+        "../../b.jpg": "its name has a part '..', which leads elsewhere",
+        "./b.jpg": "its name has a part '.', which leads elsewhere",
+        "/etc/c.jpg": "its name is an absolute path",
+        "x//c.jpg": "its name has an empty part",
+        "bell\a.jpg": "its name has a control character",
+        "_Deblur/d.jpg": "its name is in _deblur/, deblur's own folder",
+        "y" * 252 + ".jpg": "a part of its name has 256 bytes, more than the 255 of a disk",
+    }
+    source, target = bucket(), bucket()
+    for number, key in enumerate([*good, *bad]):
+        body = photos.jpeg(20, 20, seed=number)
+        client.put_object(Bucket=source.removeprefix("s3://"), Key=f"in/{key}", Body=body)
+    before = contents(source.removeprefix("s3://"))
+    for folder in (str(tmp_path / "deep" / "out"), f"{target}/deep/out"):
+        summary = restore.run(options_for(f"{source}/in", folder, trained))
+        assert (summary["restored"], summary["failed"]) == (len(good), len(bad))
+        rows = [row for table in ledger.current(open_store(folder)) for row in table.to_pylist()]
+        assert {row["key"]: row["reason"] for row in rows if row["status"] == "failed"} == bad
+    written = contents(target.removeprefix("s3://"))
+    for found in (set(outputs(tmp_path)), {key for key in written if "/_deblur/" not in key}):
+        assert found == {f"deep/out/{key}" for key in good}
+    assert contents(source.removeprefix("s3://")) == before
+
+
+def test_names_that_are_not_utf8_or_lie(photos, trained: Path, tmp_path: Path) -> None:
+    good, png = photos.jpeg(20, 20), photos.file(photos.pixels(20, 20), "PNG")
+    files = {"a.jpg": good, os.fsdecode(b"trip/caf\xe9.jpg"): good, "c.gif": png}
+    put(tmp_path / "in", files)
+    options = options_for(tmp_path / "in", tmp_path / "out", trained)
+    summary = restore.run(options)
+    assert (summary["photos"], summary["restored"], summary["failed"]) == (3, 1, 2)
+    assert {row["key"]: row["reason"] for row in ledger_rows(tmp_path / "out")} == {
+        "a.jpg": None,
+        "c.gif": "is PNG, other than its name says; --format writes it",
+        r"trip/caf\udce9.jpg": "its name is not UTF-8",
+    }
+    assert set(outputs(tmp_path / "out")) == {"a.jpg"}
+    again = restore.run(options)
+    assert (again["failed"], again["this_run"]["failed"]) == (2, 0)
 
 
 def test_the_report_is_written(restored, blurred: Path) -> None:
@@ -341,6 +401,10 @@ def test_the_report_is_written(restored, blurred: Path) -> None:
     page = (folder / "_deblur" / "report.html").read_text()
     assert "4 of 6 photos restored" in page
     assert "broken.jpg" in page
+    spent = summary["this_run"]["seconds_in"]
+    assert list(spent) == list(restore_packs.STEPS)
+    assert spent["model"] > 0
+    assert f"model {spent['model'] / sum(spent.values()):.0%}".replace("%", " %") in page
     assert page.count('class="compare"') in range(4, 9)
 
 

@@ -5,30 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deblur import storage
 from deblur.errors import UsageError
 from deblur.storage import S3Store
-from tests.stores import IDENTITIES, SeaweedFS
+from tests.stores import Become, SeaweedFS
 
-Become = Callable[..., None]
 _numbers = itertools.count()
-
-
-@pytest.fixture
-def become(monkeypatch: pytest.MonkeyPatch, fresh_clients: None) -> Become:
-    """Return a function that puts an identity's credentials into the environment."""
-
-    def change(name: str, secret: str | None = None) -> None:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret or IDENTITIES[name][0])
-        storage.s3._client.cache_clear()
-
-    return change
 
 
 @pytest.fixture
@@ -83,10 +68,9 @@ def test_an_identity_that_may_only_read(store: S3Store, become: Become) -> None:
 def test_a_source_to_read_and_a_destination_to_write(
     seaweed: SeaweedFS, store: S3Store, become: Become
 ) -> None:
-    seaweed.client.create_bucket(Bucket="writable")
     store.put("a", b"x")
     become("half")
-    destination = S3Store("s3://writable", seaweed.endpoint)
+    destination = S3Store("s3://writable/real", seaweed.endpoint)
     destination.make_ready()
     assert list(destination.list()) == []
     for entry in store.list():

@@ -28,7 +28,7 @@ def options(source: Path, home: Path | str, **more: object) -> train.Options:
 
 
 def test_run_leaves_everything_behind(trained: Path) -> None:
-    card = models.read_card(str(trained / "model"))
+    card = models.read_card(open_store(trained / "model"))
     assert (card.name, card.network, card.recipe) == ("tiny", "pix2pix-small", "box14")
     assert card.steps == 7  # one of the eight pairs is held out
     assert set(card.figures) == {"blurred", "restored"}
@@ -86,7 +86,9 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
 ) -> None:
     cut_off(tmp_path / "run", made_pairs)
     train.run(options(made_pairs, tmp_path / "run", checkpoint_steps=3))
-    found, expected = (models.read_card(str(run / "model")) for run in (tmp_path / "run", trained))
+    found, expected = (
+        models.read_card(open_store(run / "model")) for run in (tmp_path / "run", trained)
+    )
     assert found.model_id == expected.model_id
     assert found.figures == expected.figures
 
@@ -95,7 +97,7 @@ def test_sharp_photos_are_blurred_anew(sharp_folder: Path, tmp_path: Path) -> No
     home = tmp_path / "run"
     few = {"batch_size": 4, "epochs": 2, "blur": "photo", "validation_photos": 2}
     summary = train.run(options(sharp_folder, home, **few))
-    card = models.read_card(f"{home}/model")
+    card = models.read_card(open_store(home / "model"))
     assert (card.recipe, card.data["count"]) == (
         "photo",
         16,
@@ -136,7 +138,9 @@ def test_it_starts_from_another_model(trained: Path, made_pairs: Path, tmp_path:
     home = tmp_path / "run"
     start = str(trained / "model")
     train.run(options(made_pairs, home, start_from=start, learning_rate=1e-12, max_steps=1))
-    mine, theirs = (models.load(str(run / "model"), "float32").generator for run in (home, trained))
+    mine, theirs = (
+        models.load(open_store(run / "model"), "float32").generator for run in (home, trained)
+    )
     for one, other in zip(mine.weights, theirs.weights, strict=True):
         if "seed" not in one.path:
             np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)

@@ -127,10 +127,10 @@ class Place:
                 return caught
 
             self.proxy.held = hold
-            awaited(lambda: bool(held), f"the upload of {name}")
+            awaited(lambda: bool(held), f"the upload of {name}", 240)
             return
         file = Path(self.home.uri, "checkpoints", name, "state.npz")
-        awaited(file.exists, f"the copy of {name}", every_s=0.002)
+        awaited(file.exists, f"the copy of {name}", 240, every_s=0.002)
 
     def release(self) -> None:
         """Let the store answer again."""
@@ -190,7 +190,7 @@ def test_the_same_weights(
         if moment == "upload":
             place.await_upload(job, "step-00000006")
         else:
-            awaited(lambda: job.step() >= 5, "the fifth step")
+            awaited(lambda: job.step() >= 5, "the fifth step", 240)
         job.kill(victim)
         place.release()
         if victim == "driver":
@@ -204,4 +204,4 @@ def test_the_same_weights(
     assert found.keys() == undisturbed.keys()
     for name, value in undisturbed.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert models.read_card(f"{place.home.uri}/model").figures["restored"]["psnr"] > 0
+    assert models.read_card(place.home / "model").figures["restored"]["psnr"] > 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deblur.errors import UsageError
-from deblur.storage.base import Entry, Store, changed, reason, temporary_name, vanished
+from deblur.storage.base import Entry, Store, changed, hidden, reason, temporary_name, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
@@ -47,8 +47,7 @@ class ArrowStore(Store):
             raise UsageError(f"cannot list {self.uri}: {reason(error)}") from error
         for info in sorted(infos, key=lambda info: info.path):
             key = info.path[len(root) + 1 :]
-            hidden = any(part.startswith(".") for part in key.split("/"))
-            if info.type == fs.FileType.File and not hidden:
+            if info.type == fs.FileType.File and not hidden(key):
                 yield Entry(key, info.size, _etag(info))
 
     def read(self, key: str, etag: str | None = None) -> bytes:

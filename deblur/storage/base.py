@@ -31,7 +31,9 @@ class Store(ABC):
         """Yield what lies below the folder `prefix`, recursively, in the order of the keys.
 
         A bucket's order is its store's own: SeaweedFS, for one, has `a/b` before `a-b`. Names that
-        begin with a dot are left out. A prefix that is not there yields nothing.
+        begin with a dot are left out. A prefix that is not there yields nothing. A disk's name that
+        is not UTF-8 has its odd bytes as surrogates, as `os.listdir` has them: neither Parquet nor
+        S3 can hold such a key, so whoever lists photos refuses it.
 
         Raises:
             UsageError: if the store does not exist (with no prefix), or may not be read.
@@ -76,6 +78,11 @@ class Store(ABC):
             self.delete(probe)
         except OSError as error:
             raise UsageError(f"cannot write to {self.uri}: {reason(error)}") from error
+
+
+def hidden(key: str) -> bool:
+    """Say whether listings leave a key out. What leads elsewhere is shown, to be refused."""
+    return any(part.startswith(".") and part not in {".", ".."} for part in key.split("/"))
 
 
 def temporary_name() -> str:

@@ -66,12 +66,7 @@ class LocalStore(Store):
                 if (status.st_dev, status.st_ino) not in above:
                     yield from self._walk(path, above)
             elif stat.S_ISREG(status.st_mode):
-                key = path.relative_to(self.root).as_posix()
-                try:
-                    key.encode()
-                except UnicodeEncodeError as error:  # Parquet and S3 could not hold it
-                    raise UsageError(f"{key!r} in {self.root}: its name is not UTF-8") from error
-                yield Entry(key, status.st_size, _etag(status))
+                yield Entry(path.relative_to(self.root).as_posix(), status.st_size, _etag(status))
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         try:

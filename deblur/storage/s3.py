@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from deblur.errors import DeblurError, UsageError
-from deblur.storage.base import Entry, Store, changed, reason, vanished
+from deblur.storage.base import Entry, Store, changed, hidden, reason, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
@@ -160,8 +160,7 @@ class S3Store(Store):
             for item in page.get("Contents", ()):
                 key = item["Key"][base:]
                 # A name that ends in "/" is no object, but a folder as the console makes it.
-                hidden = any(part.startswith(".") for part in key.split("/"))
-                if not hidden and not item["Key"].endswith("/"):
+                if not hidden(key) and not item["Key"].endswith("/"):
                     yield Entry(key, item["Size"], item["ETag"].strip('"'))
             if not page.get("IsTruncated"):
                 return
