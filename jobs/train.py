@@ -46,7 +46,7 @@ class Options:
     name: str | None = None
     "What the model is called; else as its network."
     network: str | None = None
-    "pix2pix (the report's, 57 M parameters) or pix2pix-small (a sixteenth)."
+    "pix2pix (the report's, 57 M parameters), pix2pix-small (a sixteenth), wiener-box14 or wiener-photo (4.1 M)."
     epochs: int | None = None
     "Times that every photo is seen."
     batch_size: int | None = None

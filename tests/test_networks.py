@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import tensorflow as tf
 from keras import layers
 
 from deblur.errors import UsageError
-from deblur.networks import NETWORKS, network, pix2pix
+from deblur.networks import NETWORKS, network, pix2pix, wiener_unet
 
 POLICIES = ["float32", "mixed_bfloat16"]
+# One of each module, for what holds for all.
+ONE_EACH = ["pix2pix-small", "wiener-box14"]
 
 # Keras saves its variables through an `__array__` that is older than NumPy 2.
 keras_copies = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -50,10 +53,22 @@ def built(name: str, part: str, policy: str = "float32") -> Any:
 
 
 @cache
-def compiled(policy: str) -> Any:
-    """The small generator with the same weights in both policies."""
-    generator = built("pix2pix-small", "generator", policy)
-    generator.set_weights(built("pix2pix-small", "generator").get_weights())
+def stirred(name: str, policy: str = "float32") -> Any:
+    """A generator without zero weights, as after training; the same weights in both policies."""
+    rng = np.random.default_rng(0)
+    generator = built(name, "generator", policy)
+    generator.set_weights(
+        [
+            weight + 0.004 * rng.standard_normal(weight.shape, np.float32)
+            for weight in built(name, "generator").get_weights()
+        ]
+    )
+    return generator
+
+
+@cache
+def compiled(name: str, policy: str) -> Any:
+    generator = stirred(name, policy)
     return tf.function(lambda batch: generator(batch, training=False))
 
 
@@ -186,9 +201,12 @@ def test_the_range_holds_for_any_weights(policy: str, blurred: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_result_is_independent_of_its_batch_mates(policy: str, blurred: np.ndarray) -> None:
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_a_result_is_independent_of_its_batch_mates(
+    name: str, policy: str, blurred: np.ndarray
+) -> None:
     """To the bit in batches of one size: the restorer has one size always."""
-    restore = compiled(policy)
+    restore = compiled(name, policy)
     together = restore(blurred).numpy()
     order = np.random.default_rng(1).permutation(len(blurred))
     np.testing.assert_array_equal(restore(blurred[order]).numpy(), together[order])
@@ -199,35 +217,38 @@ def test_a_result_is_independent_of_its_batch_mates(policy: str, blurred: np.nda
 
 @pytest.mark.parametrize(("policy", "levels"), [("float32", 0.01), ("mixed_bfloat16", 2)])
 @pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", ONE_EACH)
 def test_another_batch_size_changes_roundings_alone(
-    size: int, policy: str, levels: float, blurred: np.ndarray
+    name: str, size: int, policy: str, levels: float, blurred: np.ndarray
 ) -> None:
     """A convolution may add in another order: seen are 0 in float32 and 0.4 level in bfloat16."""
-    restore = compiled(policy)
+    restore = compiled(name, policy)
     apart = np.abs(restore(blurred[:size]).numpy() - restore(blurred).numpy()[:size])
     assert apart.max() * 255 < levels
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_dropout_is_for_training(policy: str, blurred: np.ndarray) -> None:
-    restore, generator = compiled(policy), built("pix2pix-small", "generator", policy)
+    restore, generator = (make("pix2pix-small", policy) for make in (compiled, stirred))
     np.testing.assert_array_equal(restore(blurred), restore(blurred))
     twice = [np.asarray(generator(blurred[:1], training=True)) for _ in range(2)]
     assert (twice[0] != twice[1]).any()
 
 
-def test_bfloat16_is_close_to_float32(blurred: np.ndarray) -> None:
-    apart = np.abs(
-        compiled("mixed_bfloat16")(blurred).numpy() - compiled("float32")(blurred).numpy()
-    )
-    assert apart.mean() * 255 < 0.5
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_bfloat16_is_close_to_float32(name: str, blurred: np.ndarray) -> None:
+    coarse, fine = (compiled(name, policy)(blurred[:2]).numpy() for policy in POLICIES[::-1])
+    assert np.abs(coarse - fine).mean() * 255 < 0.5
 
 
 @keras_copies
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("part", ["generator", "discriminator"])
-def test_round_trips(part: str, policy: str, blurred: np.ndarray, tmp_path: Path) -> None:
-    model = built("pix2pix-small", part, policy)
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_round_trips(
+    name: str, part: str, policy: str, blurred: np.ndarray, tmp_path: Path
+) -> None:
+    model = stirred(name, policy) if part == "generator" else built(name, part, policy)
     again = model.__class__.from_config(model.get_config())
     again.set_weights(model.get_weights())
     model.save(tmp_path / "model.keras")
@@ -236,6 +257,92 @@ def test_round_trips(part: str, policy: str, blurred: np.ndarray, tmp_path: Path
     for other in (again, loaded):
         np.testing.assert_array_equal(other(given, training=False), model(given, training=False))
         assert [layer.name for layer in other.layers] == [layer.name for layer in model.layers]
+
+
+# === The Wiener U-Net ===
+
+
+def cosines(height: int, width: int) -> np.ndarray:
+    """Three channels of low frequencies, such that mirroring at the borders continues them."""
+    y = np.cos(np.pi * np.outer([2, 3, 5], np.arange(height)) / (height - 1))
+    x = np.cos(np.pi * np.outer([4, 1, 7], np.arange(width)) / (width - 1))
+    channels = 0.5 + 0.4 * y[:, :, None] * x[:, None]
+    return np.ascontiguousarray(np.moveaxis(channels, 0, 2).astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 112)])
+@pytest.mark.parametrize("kind", ["box", "gaussian"])
+def test_the_filter_undoes_its_blur_up_to_the_border(kind: str, size: tuple[int, int]) -> None:
+    sharp = cosines(*size)
+    if kind == "box":
+        guess, shift = ("box", 14, 1e-6), 1
+        blurred = cv2.blur(sharp, (14, 14), borderType=cv2.BORDER_REFLECT_101)
+    else:
+        guess, shift = ("gaussian", 2, 1e-3), 0
+        blurred = cv2.GaussianBlur(sharp, (23, 23), 2, borderType=cv2.BORDER_REFLECT_101)
+    assert np.abs(blurred - sharp).max() > 0.02
+    detail = wiener_unet.WienerDetail([guess], mirror_shift=shift, dtype="float32")
+    np.testing.assert_allclose(blurred + detail(blurred[None])[0], sharp, atol=1e-3)
+
+
+def test_a_filter_for_no_blur_adds_nothing(blurred: np.ndarray) -> None:
+    detail = wiener_unet.WienerDetail([("box", 1, 0)], dtype="float32")
+    np.testing.assert_allclose(detail(blurred[:1, :64]), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("recipe", "shift"), [("box14", 1), ("photo", 0)])
+def test_filters_turn_with_the_picture(recipe: str, shift: int, blurred: np.ndarray) -> None:
+    layer = wiener_unet.WienerDetail(
+        wiener_unet.GUESSES[recipe], mirror_shift=shift, dtype="float32"
+    )
+    given = blurred[:1, :128]
+    expected = np.asarray(layer(given)).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(layer(given.transpose(0, 2, 1, 3)), expected, atol=1e-3)
+    if not shift:
+        mirrored = np.asarray(layer(given[:, :, ::-1]))[:, :, ::-1]
+        np.testing.assert_allclose(mirrored, layer(given), atol=1e-3)
+
+
+def test_untrained_it_returns_its_input_or_the_known_blur_s_filter(blurred: np.ndarray) -> None:
+    photo, box14 = (built(f"wiener-{recipe}", "generator") for recipe in ("photo", "box14"))
+    np.testing.assert_array_equal(photo(blurred[:1], training=False), blurred[:1])
+    detail = np.asarray(box14.get_layer("wiener")(blurred[:1]))[..., :3]
+    expected = np.clip(blurred[:1] + detail, 0, 1)
+    np.testing.assert_allclose(box14(blurred[:1], training=False), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wiener-box14", "wiener-photo"])
+@pytest.mark.parametrize("size", [(16, 16), (48, 80), (272, 32)])
+def test_any_multiple_of_the_stride(name: str, size: tuple[int, int]) -> None:
+    given = np.random.default_rng(0).random((2, *size, 3), dtype=np.float32)
+    assert network(name).stride == 16
+    assert compiled(name, "float32")(given).shape == given.shape
+
+
+def test_one_trace_serves_all_sizes(blurred: np.ndarray) -> None:
+    generator = stirred("wiener-box14")
+    shape = tf.TensorSpec((None, None, None, 3))
+    graph = tf.function(lambda batch: generator(batch, training=False), input_signature=[shape])
+    for given in (blurred[:1, :64, :128], blurred[:2, :128, :64]):
+        np.testing.assert_allclose(graph(given), generator(given, training=False), atol=1e-4)
+
+
+def test_it_is_clipped_outside_training_alone(blurred: np.ndarray) -> None:
+    generator = stirred("wiener-box14")
+    free = np.asarray(generator(blurred[:2], training=True))
+    assert free.max() > 1
+    np.testing.assert_allclose(
+        generator(blurred[:2], training=False), np.clip(free, 0, 1), atol=1e-5
+    )
+
+
+def test_both_fit_the_package() -> None:
+    """Two models in 16 bits a weight, in 32 MB."""
+    names = ("wiener-box14", "wiener-photo")
+    assert sum(2 * built(name, "generator").count_params() for name in names) < 32e6
+
+
+# === All networks again ===
 
 
 def test_tiles_suit_the_network() -> None:

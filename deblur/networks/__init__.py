@@ -50,10 +50,13 @@ class Network:
 
 
 _PIX2PIX = Network("pix2pix", stride=256, tile_px=256, overlap_px=32, arguments={"width": 64})
+_WIENER_UNET = Network("wiener_unet", stride=16, tile_px=256, overlap_px=64)
 
 NETWORKS: Mapping[str, Network] = {
     "pix2pix": _PIX2PIX,  # the report's
     "pix2pix-small": replace(_PIX2PIX, arguments={"width": 16}),  # a sixteenth, for demos and tests
+    "wiener-box14": replace(_WIENER_UNET, generator_arguments={"recipe": "box14"}),
+    "wiener-photo": replace(_WIENER_UNET, generator_arguments={"recipe": "photo"}),
 }
 
 
