@@ -134,26 +134,22 @@ def test_a_run_that_diverges_says_where(made_pairs: Path, tmp_path: Path) -> Non
     assert "\n" not in text
 
 
-def test_it_starts_from_another_model(trained: Path, made_pairs: Path, tmp_path: Path) -> None:
-    home = tmp_path / "run"
-    start = str(trained / "model")
-    train.run(options(made_pairs, home, start_from=start, learning_rate=1e-12, max_steps=1))
-    mine, theirs = (
-        models.load(open_store(run / "model"), "float32").generator for run in (home, trained)
-    )
-    for one, other in zip(mine.weights, theirs.weights, strict=True):
-        if "seed" not in one.path:
-            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
-
-
-def test_relative_folders(
+def test_it_starts_from_another_model_in_relative_folders(
     trained: Path, made_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Train's workers have a working folder of their own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs").symlink_to(made_pairs)
-    train.run(options(Path("pairs"), "run", max_steps=1))
-    assert (tmp_path / "run" / "model" / "card.json").exists()
+    (tmp_path / "other").symlink_to(trained)
+    more = {"start_from": "other/model", "learning_rate": 1e-12, "max_steps": 1}
+    train.run(options(Path("pairs"), "run", **more))
+    mine, theirs = (
+        models.load(open_store(run / "model"), "float32").generator
+        for run in (tmp_path / "run", trained)
+    )
+    for one, other in zip(mine.weights, theirs.weights, strict=True):
+        if "seed" not in one.path:
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
 
 
 def test_two_workers_and_a_bucket(made_pairs: Path, bucket) -> None:
