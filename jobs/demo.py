@@ -58,7 +58,9 @@ def run(options: Options = Options()) -> dict[str, Any]:
             )
         )
 
-        note("\n2. A small GAN learns on eight of the nine training pairs to undo the blur; the other judges it.")
+        note(
+            "\n2. A small GAN learns on eight of the nine training pairs to undo the blur; the other judges it."
+        )
         trained = train.run(
             train.Options(
                 places["pairs"], places["run"], network="pix2pix-small", epochs=options.epochs,
