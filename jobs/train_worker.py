@@ -105,9 +105,9 @@ class _Worker:
             self._home.put(PROGRESS, json.dumps({"step": self._progress.step}).encode())
         record = Record(self._home, self._config, self._training) if self._chief else None
         seconds_before, started = self._progress.seconds, time.monotonic()
-        batches = self._batches() if self._progress.step < plan.total_steps else iter(())
-        warned = stopped = False
-        while self._progress.step < plan.total_steps and not stopped:
+        batches = self._batches()
+        warned = False
+        while self._progress.step < plan.total_steps and not self._stopped:
             step = self._progress.step
             asked = time.perf_counter()
             batch = next(batches)
@@ -124,17 +124,17 @@ class _Worker:
             validated = None
             if last or step % plan.validation_steps == 0:
                 self._watch.settle()
-                validated, stopped = self._validate(record)
+                validated = self._validate(record)
             noticed = not warned and step % _NOTICE_STEPS == 0 and _preemption()
             warned = warned or noticed
             if (
                 last
-                or stopped
+                or self._stopped
                 or validated
                 or noticed
                 or step % self._config["checkpoint_steps"] == 0
             ):
-                self._save_checkpoint(validated, wait=last or stopped or noticed)
+                self._save_checkpoint(validated, wait=last or self._stopped or noticed)
         if record:
             self._finish(record)
 
@@ -146,10 +146,16 @@ class _Worker:
         yield from shard.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=4)
         raise DeblurError("the training data ended before the run did")
 
-    def _validate(self, record: Record | None) -> tuple[float | None, bool]:
-        """Return the PSNR on the held-out photos, if there are any, and whether to stop."""
+    @property
+    def _stopped(self) -> bool:
+        """Whether there was no gain for too long; a checkpoint knows it as well."""
+        patience = self._plan.patience
+        return patience is not None and self._progress.without_gain >= patience
+
+    def _validate(self, record: Record | None) -> float | None:
+        """Return the PSNR on the held-out photos, if there are any."""
         if not self._config["album"].held_out:
-            return None, False
+            return None
         figures = record.validate(self._progress.step) if record else None
         figures = ray.train.collective.broadcast_from_rank_zero(figures)
         score = float(figures["restored"]["psnr"])
@@ -162,13 +168,12 @@ class _Worker:
         else:
             progress = replace(progress, without_gain=progress.without_gain + 1)
         self._progress = progress
-        patience = self._plan.patience
-        stopped = patience is not None and progress.without_gain >= patience
-        if stopped and record:
+        if self._stopped and record:
             record.tell(
-                f"stopped early: no gain in {patience} validations since step {progress.best_step}"
+                f"stopped early: no gain in {self._plan.patience} validations "
+                f"since step {progress.best_step}"
             )
-        return score, stopped
+        return score
 
     # === Checkpoints ===
 

@@ -1,6 +1,6 @@
 """Weak scaling of `deblur train`, one core a worker: two workers with twice the batch against one.
 
-    python tests/benchmarks/scaling.py PAIRS [--batch 1] [--steps 40] [--rounds 3]
+    python -m tests.benchmarks.scaling PAIRS [--batch 1] [--steps 40] [--rounds 3]
 
 The whole job is bound to as many cores as it has workers: its Ray, the making of its examples and
 the store of its checkpoints run on them as well. Rates come from its TensorBoard events, whose first
@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+
+from tests.benchmarks import training
 
 ALL_REDUCE = """
 import statistics, time
@@ -47,18 +48,14 @@ print(statistics.median(seconds[2:]))
 STEP = """
 import sys
 import tensorflow as tf
+from tests.benchmarks import training
 tf.config.threading.set_intra_op_parallelism_threads(1)
-sys.path.insert(0, sys.argv[1])
-import training
-print(training.bare(int(sys.argv[2]), int(sys.argv[3])))
+print(training.bare(int(sys.argv[1]), int(sys.argv[2])))
 """
 
 
 def job(pairs: str, workers: int, batch: int, steps: int) -> tuple[float, float]:
     """Return images a second, and the share of time waiting for data."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
     with tempfile.TemporaryDirectory() as folder:
         words = [
             sys.executable, "-m", "jobs.cli", "train", pairs, folder, "--workers", str(workers),
@@ -67,14 +64,7 @@ def job(pairs: str, workers: int, batch: int, steps: int) -> tuple[float, float]
             "--cpus", str(workers),
         ]  # fmt: skip
         _bound(words, range(workers))
-        events = EventAccumulator(str(Path(folder) / "tensorboard"), size_guidance={"tensors": 0})
-        events.Reload()
-        names = ("speed/images_per_second", "speed/share_waiting_for_data")
-        rates, waits = (
-            [float(make_ndarray(item.tensor_proto)) for item in events.Tensors(name)][3:]
-            for name in names
-        )
-    return statistics.median(rates), statistics.median(waits)
+        return training.rates(folder)
 
 
 def _bound(words: list[str], cores: range) -> None:
@@ -114,7 +104,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     batch, steps = arguments.batch, arguments.steps
-    here = str(Path(__file__).parent)
     efficiencies = []
     for _ in range(arguments.rounds):
         started = time.perf_counter()
@@ -126,7 +115,7 @@ def main() -> None:
             f"{waits_two:.1%}): efficiency {efficiencies[-1]:.2f} ({time.perf_counter() - started:.0f} s)",
             flush=True,
         )
-    words = [here, str(batch), str(steps // 2)]
+    words = [str(batch), str(steps // 2)]
     (alone,) = side_by_side(STEP, 1, *words, together=False)
     both = statistics.mean(side_by_side(STEP, 2, *words, together=False))
     reduced = statistics.mean(side_by_side(ALL_REDUCE, 2, together=True))

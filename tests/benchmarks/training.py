@@ -130,9 +130,6 @@ def _median(step: Callable[[], float], steps: int) -> float:
 
 def job(pairs: str, batch: int, steps: int) -> tuple[float, float]:
     """Return the median seconds of the job's step, and the share of it spent waiting for data."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
     from jobs import train
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -141,15 +138,25 @@ def job(pairs: str, batch: int, steps: int) -> tuple[float, float]:
             validation_photos=1, validate_every=10**4, epochs=10**4,
         )  # fmt: skip
         train.run(options)
-        events = EventAccumulator(str(Path(folder) / "tensorboard"), size_guidance={"tensors": 0})
-        events.Reload()
-        names = ("speed/images_per_second", "speed/share_waiting_for_data")
-        rates, waits = (
-            [float(make_ndarray(item.tensor_proto)) for item in events.Tensors(name)][3:]
-            for name in names
-        )
+        rate, waits = rates(folder)
+    return batch / rate, waits
+
+
+def rates(folder: str) -> tuple[float, float]:
+    """Return a run's median images a second, and share of the time spent waiting for data."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(Path(folder) / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
     # The first three entries hold tracing.
-    return batch / statistics.median(rates), statistics.median(waits)
+    rate, waits = (
+        statistics.median(
+            [float(make_ndarray(item.tensor_proto)) for item in events.Tensors(name)][3:]
+        )
+        for name in ("speed/images_per_second", "speed/share_waiting_for_data")
+    )
+    return rate, waits
 
 
 def main() -> None:
