@@ -5,14 +5,15 @@ because a pair keeps its degradation as JSON: from that text and the sharp photo
 follows bit for bit.
 
     box14      cv2.blur with 14 x 14, the blur of the original report: fixed, draws nothing
+    box14-jpeg the same, and in three of ten photos saved as JPEG, which a filter's noise must know
     gaussian   an isotropic Gaussian
     motion     the trajectory of a shaken hand
     defocus    the disk of a lens out of focus
     photo      what happens to photos: any of the last three or none, in linear light, with blown
                highlights, sensor noise and JPEG
 
-All borders are reflect-101. The first four blur display values, so they are linear operators plus
-rounding, and the classical baselines can be exact for them; `photo` is not and is not meant to be.
+All borders are reflect-101. All but `photo` blur display values, so without JPEG they are linear
+operators plus rounding, and the classical baselines can be exact for them; `photo` is not meant to be.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from deblur import seeds, trajectory
 from deblur.errors import UsageError
 
-RECIPES: tuple[str, ...] = ("box14", "gaussian", "motion", "defocus", "photo")
+RECIPES: tuple[str, ...] = ("box14", "box14-jpeg", "gaussian", "motion", "defocus", "photo")
 
 # === The ranges drawn from, for crops of 256 pixels ===
 # Standard deviations up to that of box14, sqrt((14² - 1) / 12) = 4.03 px; beyond it such a crop
@@ -55,6 +56,9 @@ SHOT, READ_LOG, BINNING = (1e-4, 0.012), (2.18, 1.20, 0.26), 4
 # Qualities from poor web copies (Real-ESRGAN goes down to 30) to what cameras write; one photo in
 # four is left uncompressed. 4:2:0 JPEG has blocks of 16 pixels, and crops cut them anywhere.
 JPEG_SHARE, JPEG_QUALITY, JPEG_BLOCK_PX = 0.75, (60, 98), 16
+# `box14-jpeg` is mostly exact, so that a model trained on it loses little where there is no JPEG.
+BOX_JPEG_SHARE, BOX_JPEG_QUALITY = 0.3, (85, 100)
+_BOXES = ("box14", "box14-jpeg")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def _draw_blur(kind: str, rng: np.random.Generator) -> dict[str, Any]:
         case "motion":
             drawn = {"exposure": _uniform(rng, EXPOSURE), "anxiety": _uniform(rng, ANXIETY)}
             return {**drawn, "path_seed": int(rng.integers(2**32))}
+        case "box14-jpeg":
+            return _draw_jpeg(rng, rng.random() < BOX_JPEG_SHARE, BOX_JPEG_QUALITY)
     return {}
 
 
@@ -122,7 +128,15 @@ def _camera(rng: np.random.Generator) -> dict[str, Any]:
         "shot": float(f"{math.exp(shot_log) / BINNING:.4g}"),
         "read": float(f"{math.exp(read_log) / BINNING:.4g}"),
         "noise_seed": int(rng.integers(2**32)),
-        "jpeg_quality": int(rng.integers(*JPEG_QUALITY, endpoint=True)) if compressed else None,
+        **_draw_jpeg(rng, compressed, JPEG_QUALITY),
+    }
+
+
+def _draw_jpeg(
+    rng: np.random.Generator, compressed: bool, quality: tuple[int, int]
+) -> dict[str, Any]:
+    return {
+        "jpeg_quality": int(rng.integers(*quality, endpoint=True)) if compressed else None,
         "jpeg_phase_px": rng.integers(JPEG_BLOCK_PX, size=2).tolist(),
     }
 
@@ -162,7 +176,7 @@ def separable(degradation: Degradation) -> NDArray[np.float32] | None:
 
     Centred and odd like `psf`. The 14 taps of `box14` lie at -7 to +6, so its last one is 0.
     """
-    if degradation.recipe == "box14":
+    if degradation.recipe in _BOXES:
         taps = np.append(np.ones(14), 0)
     elif degradation.recipe == "gaussian":
         sigma = degradation.parameters["sigma_px"]
@@ -175,10 +189,10 @@ def separable(degradation: Degradation) -> NDArray[np.float32] | None:
 def mirror_shift(recipe: str) -> int:
     """Return s such that a pair stays one when mirrored as sharp[-i], blurred[s - i].
 
-    1 for `box14`, whose even kernel averages i - 7 to i + 6 and so shifts by half a pixel. 0 for
+    1 for `box14`, with JPEG or without, whose even kernel averages i - 7 to i + 6 and so shifts by half a pixel. 0 for
     the others, as mirroring the kernel makes one that could as well have been drawn.
     """
-    return int(recipe == "box14")
+    return int(recipe in _BOXES)
 
 
 def _offsets(radius_px: float) -> NDArray[np.float64]:
@@ -210,12 +224,12 @@ def degrade(sharp: NDArray[np.uint8], degradation: Degradation) -> NDArray[np.ui
     if degradation.recipe == "photo":
         return _photograph(sharp, degradation)
     blurred: NDArray[np.uint8]
-    if degradation.recipe == "box14":
+    if degradation.recipe in _BOXES:
         blurred = cv2.blur(sharp, (14, 14), borderType=cv2.BORDER_REFLECT_101)
     else:
         # In float32: on 8 bits OpenCV would round the kernel as well.
         blurred = cv2.convertScaleAbs(_filter(sharp.astype(np.float32), degradation))
-    return blurred
+    return _saved(blurred, degradation.parameters)
 
 
 def _filter(picture: NDArray[np.float32], degradation: Degradation) -> NDArray[np.float32]:
@@ -242,12 +256,14 @@ def _photograph(sharp: NDArray[np.uint8], degradation: Degradation) -> NDArray[n
     # sRGB, IEC 61966-2-1.
     display = np.where(light <= 0.0031308, 12.92 * light, 1.055 * cv2.pow(light, 1 / 2.4) - 0.055)
     blurred: NDArray[np.uint8] = cv2.convertScaleAbs(display, alpha=255)
-    if drawn["jpeg_quality"] is None:
-        return blurred
-    return _jpeg(blurred, drawn["jpeg_quality"], *drawn["jpeg_phase_px"])
+    return _saved(blurred, drawn)
 
 
-def _jpeg(picture: NDArray[np.uint8], quality: int, top: int, left: int) -> NDArray[np.uint8]:
+def _saved(picture: NDArray[np.uint8], drawn: Mapping[str, Any]) -> NDArray[np.uint8]:
+    quality = drawn.get("jpeg_quality")
+    if quality is None:
+        return picture
+    top, left = drawn["jpeg_phase_px"]
     padded = cv2.copyMakeBorder(picture, top, 0, left, 0, cv2.BORDER_REFLECT_101)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
@@ -259,16 +275,16 @@ def _jpeg(picture: NDArray[np.uint8], quality: int, top: int, left: int) -> NDAr
 def noise_variance(degradation: Degradation) -> float:
     """Return the variance of all that is not blur, in units of [0, 1]² of display values.
 
-    Rounding to 8 bits, and for `photo` the sensor's noise at mid-grey and the error of JPEG.
+    Rounding to 8 bits, the error of JPEG, and for `photo` the sensor's noise at mid-grey.
     """
     variance = 1 / 12 / 255**2
+    drawn = degradation.parameters
     if degradation.recipe == "photo":
-        drawn = degradation.parameters
         variance += _MID_SLOPE**2 * (drawn["shot"] * _MID_LIGHT + drawn["read"])
-        if drawn["jpeg_quality"] is not None:
-            # Fitted to 30 blurred BSDS500 crops with little noise: 19.3 levels² at quality 60, 10.6
-            # at 80, 5.7 at 90, 2.2 at 98; the line is within 0.4 of them.
-            variance += (47.3 - 0.46 * drawn["jpeg_quality"]) / 255**2
+    if drawn.get("jpeg_quality") is not None:
+        # Fitted to 30 blurred BSDS500 crops with little noise: 19.3 levels² at quality 60, 10.6 at
+        # 80, 5.7 at 90, 2.2 at 98; the line is within 0.4 of them.
+        variance += (47.3 - 0.46 * drawn["jpeg_quality"]) / 255**2
     return float(variance)
 
 

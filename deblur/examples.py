@@ -20,8 +20,9 @@ from deblur.jitter import jitter
 # motion, the 21 that half of the widest path is.
 _MARGIN_PX = 24
 # Of photos straight from a camera the smallest details are softer than their pixels, which
-# shrinking mends; and one photo is so several.
-_LEAST_SCALE = 0.5
+# shrinking mends; and one photo is so several. Scales are drawn log-uniformly from here to 1, and
+# the middle of them is what held-out photos are validated at.
+_LEAST_SCALE = 0.35
 # How often a crop is blurred without what lies around it, as pairs are: by reflection.
 _REFLECTED_SHARE = 0.25
 
@@ -41,11 +42,13 @@ class Maker:
         recipe: the blur; for stored pairs, the one that they have.
         size_px: side of the examples.
         seed: the run's.
+        validation_px: side of the middles of sharp photos to validate on, where they are that large.
     """
 
     recipe: str
     size_px: int
     seed: int
+    validation_px: int = 256
 
     def of_pair(self, sharp: np.ndarray, blurred: np.ndarray, key: str, epoch: int) -> Example:
         """Return a window of a pair, or a shifted one, mirrored or not."""
@@ -61,7 +64,8 @@ class Maker:
         margin = _MARGIN_PX if rng.random() >= _REFLECTED_SHARE else 0
         margin = min(margin, (least - self.size_px) // 2)
         window = self.size_px + 2 * margin
-        side = round(window / rng.uniform(max(_LEAST_SCALE, window / least), 1))
+        side = round(window / _LEAST_SCALE ** rng.uniform(0, 1))
+        side = min(side, least)
         top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
         crop = photo[top : top + side, left : left + side]
         if side > window:
@@ -74,6 +78,11 @@ class Maker:
         return Example(sharp[inner, inner], blurred[inner, inner])
 
     def held_out(self, photo: np.ndarray, key: str) -> Example:
-        """Return the middle of a sharp photo to validate on: as a pair has it, always the same."""
-        sharp = pairs.centre_crop(photo, self.size_px)
+        """Return the middle of a sharp photo to validate on: always the same."""
+        least = min(photo.shape[:2])
+        size_px = self.validation_px if least >= self.validation_px else self.size_px
+        scale = max(_LEAST_SCALE**0.5, size_px / least)
+        shape = [max(round(side * scale), size_px) for side in photo.shape[1::-1]]
+        shrunk = cv2.resize(photo, shape, interpolation=cv2.INTER_AREA)
+        sharp = pairs.centre_crop(shrunk, size_px)
         return Example(sharp, blur.degrade(sharp, blur.draw(self.recipe, seed=0, key=key)))

@@ -42,7 +42,7 @@ class Options:
     "Where the run lives: checkpoints, TensorBoard events, and the model. Folder or s3://bucket/prefix."
     _: KW_ONLY
     recipe: str = "report"
-    "How to train: report (pix2pix as the report has it). What follows replaces single parts of it."
+    "How to train: report (pix2pix as the report has it), fast or best. What follows replaces single parts of it."
     name: str | None = None
     "What the model is called; else as its network."
     network: str | None = None
@@ -129,7 +129,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _recipe(options: Options) -> recipes.Recipe:
     """Return the named recipe with the parts that the options replace."""
-    names = ("network", "epochs", "batch_size", "learning_rate")
+    names = ("network", "epochs", "max_steps", "batch_size", "learning_rate")
     given = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in given.items() if value is not None}
     return replace(recipes.recipe(options.recipe), **chosen)
@@ -162,13 +162,14 @@ def _plan(
     most = max(int(count * _HELD_OUT_SHARE), 1) if count > 1 else 0
     held_out = min(options.validation_photos, most)
     order = Order(count - held_out, recipe.batch_size, options.seed)
-    steps = recipe.epochs * order.steps_per_epoch
+    steps = min(recipe.epochs * order.steps_per_epoch, recipe.max_steps or sys.maxsize)
+    epochs = -(-steps // order.steps_per_epoch)
     start = models.read_card(open_store(options.start_from)) if options.start_from else None
     if start and start.network != recipe.network:
         raise UsageError(
             f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained"
         )
-    every = options.validate_every or -(-recipe.epochs // _VALIDATIONS)
+    every = options.validate_every or -(-epochs // _VALIDATIONS)
     return train_run.Plan(
         recipe=recipe,
         blur=options.blur or photos.blur or "",
@@ -180,7 +181,7 @@ def _plan(
         held_out=held_out,
         fingerprint=photos.fingerprint,
         start_from=start.model_id if start else None,
-        total_steps=min(steps, options.max_steps or steps),
+        total_steps=steps,
         steps_per_epoch=order.steps_per_epoch,
         validation_steps=every * order.steps_per_epoch,
         patience=options.patience,

@@ -11,6 +11,7 @@ from ray.train.tensorflow import TensorflowTrainer
 
 from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
+from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
 from jobs import train_run, train_source
@@ -33,7 +34,9 @@ def fit(
     """Take all steps that are left. Raises DeblurError if training went astray."""
     if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
         raise UsageError("--gpu: this machine has no GPU that Ray can see")
-    album = Album(photos.refs(), Maker(plan.blur, plan.size_px, plan.seed), plan.held_out)
+    tile_px = network(plan.recipe.network).tile_px
+    maker = Maker(plan.blur, plan.size_px, plan.seed, max(plan.size_px, tile_px))
+    album = Album(photos.refs(), maker, plan.held_out)
     order = Order(plan.photos, plan.recipe.batch_size, plan.seed)
     gpus = options.gpus_per_worker if options.gpu else 0
     cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), workers[1], options.gpu)

@@ -87,7 +87,9 @@ class Record:
                 )
                 scores[name].append(pair)
             if len(rows) < _SHEET_PHOTOS:
-                rows.append(np.concatenate([blurred, restored, sharp], axis=1))
+                shown = slice(0, self._plan.size_px)  # photos are validated on more than a crop
+                row = [picture[shown, shown] for picture in (blurred, restored, sharp)]
+                rows.append(np.concatenate(row, axis=1))
         means = {name: np.mean(values, axis=0) for name, values in scores.items()}
         figures = {
             name: {"psnr": round(float(psnr), 4), "ssim": round(float(ssim), 5)}

@@ -303,12 +303,29 @@ def test_filters_turn_with_the_picture(recipe: str, shift: int, blurred: np.ndar
         np.testing.assert_allclose(mirrored, layer(given), atol=1e-3)
 
 
-def test_untrained_it_returns_its_input_or_the_known_blur_s_filter(blurred: np.ndarray) -> None:
-    photo, box14 = (built(f"wiener-{recipe}", "generator") for recipe in ("photo", "box14"))
-    np.testing.assert_array_equal(photo(blurred[:1], training=False), blurred[:1])
-    detail = np.asarray(box14.get_layer("wiener")(blurred[:1]))[..., :3]
-    expected = np.clip(blurred[:1] + detail, 0, 1)
-    np.testing.assert_allclose(box14(blurred[:1], training=False), expected, atol=1e-6)
+@pytest.mark.parametrize(("recipe", "start"), [("photo", 0), ("box14", 1)])
+def test_untrained_it_mostly_returns_its_input_or_the_known_blur_s_filter(
+    recipe: str, start: int, blurred: np.ndarray
+) -> None:
+    network = built(f"wiener-{recipe}", "generator")
+    details = np.split(np.asarray(network.get_layer("wiener")(blurred[:1])), [3, 6, 9], axis=-1)
+    choices = np.stack([0 * blurred[:1], *(one for one in details if one.size)])
+    weights = np.exp(3.0 * (np.arange(len(choices)) == start))
+    expected = blurred[:1] + np.tensordot(weights / weights.sum(), choices, axes=1)
+    given = network(blurred[:1], training=False)
+    np.testing.assert_allclose(given, np.clip(expected, 0, 1), atol=1e-5)
+
+
+def test_weights_are_shares_of_one() -> None:
+    """However sure the head is, what comes out lies between the picture and its filters."""
+    rng = np.random.default_rng(0)
+    picture, head = rng.random((1, 4, 4, 3), np.float32), 100 * rng.standard_normal((1, 4, 4, 5))
+    head[..., :3] = 0
+    details = rng.standard_normal((1, 4, 4, 6)).astype(np.float32)
+    blend = wiener_unet.Blend(start=0)([picture, details, head.astype(np.float32)], training=True)
+    choices = np.stack([0 * picture, details[..., :3], details[..., 3:]]) + picture
+    assert (np.asarray(blend) <= choices.max(axis=0) + 1e-5).all()
+    assert (np.asarray(blend) >= choices.min(axis=0) - 1e-5).all()
 
 
 @pytest.mark.parametrize("name", ["wiener-box14", "wiener-photo"])
