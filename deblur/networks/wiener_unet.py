@@ -199,9 +199,8 @@ class Blend(layers.Layer):
         restored, details, head = inputs
         restored = restored + head[..., :3]
         count = details.shape[-1] // 3
-        begin = np.float32(
-            [_START_LOGIT * (index == self.start) for index in (None, *range(count))]
-        )
+        starts = [_START_LOGIT * (index == self.start) for index in (None, *range(count))]
+        begin = np.array(starts, np.float32)
         logits = ops.concatenate([ops.zeros_like(head[..., :1]), head[..., 3:]], axis=-1) + begin
         weights = ops.softmax(logits, axis=-1)
         for index in range(count):
