@@ -1,4 +1,4 @@
-"""The artefact: `model.keras` and `card.json` in one folder; save, load, id."""
+"""The artefact: `model.keras` and `card.json` in one folder; save, load, id; and the shipped ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
-from deblur.storage import Store, reason
+from deblur.storage import LocalStore, Store, open_store, reason
 
 WEIGHTS = "model.keras"
 CARD = "card.json"
+_SHIPPED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,35 @@ class Model:
     generator: Any
 
 
+class _Shipped(LocalStore):
+    """A model of the package, which lies elsewhere on each machine: it pickles as its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(str(_SHIPPED / name))
+        self._name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Shipped, (self._name,)
+
+
+def shipped() -> list[str]:
+    """Return the names of the models that the package has."""
+    return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CARD}"))
+
+
+def size_bytes(store: Store) -> int:
+    """Return the size of a model's files."""
+    return sum(entry.size_bytes for entry in store.list() if entry.key in {WEIGHTS, CARD})
+
+
+def open_model(name: str) -> Store:
+    """Return the store of a shipped model by its name, or else of a folder or s3://bucket/prefix.
+
+    A folder that is called like a shipped model is `./name`.
+    """
+    return _Shipped(name) if name in shipped() else open_store(name)
+
+
 def model_id(generator: Any, network_name: str) -> str:
     """Return an id of the weights, to the bit, and the network's name."""
     hasher = hashlib.sha256(network_name.encode())
@@ -72,13 +102,30 @@ def model_id(generator: Any, network_name: str) -> str:
     return hasher.hexdigest()[:16]
 
 
+def halved(model: Model) -> Model:
+    """Return a model with its weights rounded to float16, for half the size as a file.
+
+    `box14` and `photo` are stored so.
+    """
+    generator = network(model.card.network).generator("float16")
+    generator.set_weights(model.generator.get_weights())
+    wide = network(model.card.network).generator("float32")
+    wide.set_weights(generator.get_weights())
+    return Model(replace(model.card, model_id=model_id(wide, model.card.network)), generator)
+
+
 def save(store: Store, generator: Any, card: Card) -> None:
     """Write the model into a folder: weights first, the card that announces them last."""
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
         path = Path(folder) / WEIGHTS
         generator.save(path)
         store.put(WEIGHTS, path.read_bytes())
-    store.put(CARD, (json.dumps(asdict(card), indent=2, sort_keys=True) + "\n").encode())
+    store.put(CARD, card_json(card))
+
+
+def card_json(card: Card) -> bytes:
+    """Return the file that a card is."""
+    return (json.dumps(asdict(card), indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_card(store: Store) -> Card:
@@ -96,7 +143,7 @@ def read_card(store: Store) -> Card:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(
             f"{store.uri} holds no model (no {CARD}); expected a folder or prefix with {WEIGHTS} "
-            f"and {CARD}, such as `deblur train` makes"
+            f"and {CARD}, such as `deblur train` makes, or one of {', '.join(shipped())}"
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read {store.uri}/{CARD}: {reason(error)}") from error

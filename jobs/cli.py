@@ -32,7 +32,10 @@ JOBS = {
     "Example: `deblur evaluate my-pairs my-report --model my-run/model`",
     "ledger": "Summarise what became of the photos of a restored bucket.\n\n"
     "Example: `deblur ledger my-restored --csv my-restored.csv`",
-    "models": "Say what a model's card says.\n\nExample: `deblur models my-run/model`",
+    "models": "List the models that come with deblur, or say what a model's card says.\n\n"
+    "Example: `deblur models photo`",
+    "export": "Write a model for other programs: ONNX, or TensorFlow's SavedModel.\n\n"
+    "Example: `deblur export photo photo-onnx`",
     "submit": "Run a job on another cluster, through Ray's Jobs API.\n\n"
     "Example: `deblur submit --address http://head:8265 -- restore s3://in s3://out --model s3://models/box14`",
 }

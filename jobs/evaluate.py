@@ -44,7 +44,7 @@ class Options:
     "Where the report goes. Folder or s3://bucket/prefix."
     _: KW_ONLY
     model: tuple[str, ...] = ()
-    "A model to measure; give it again for more."
+    "A model to measure, by name, folder or s3://bucket/prefix; give it again for more."
     baselines: Annotated[bool, Parameter(negative="--no-baselines")] = True
     "Measure unsharp masking and the Wiener filter too."
     limit: int | None = None
@@ -67,7 +67,7 @@ def run(options: Options) -> dict[str, Any]:
     if not shards:
         raise UsageError(f"{source.uri} has no test pairs")
     chosen = Choice(
-        [open_store(uri) for uri in options.model], options.baselines, options.precision
+        [models.open_model(name) for name in options.model], options.baselines, options.precision
     )
     cards = [models.read_card(store) for store in chosen.models]
     destination.make_ready()

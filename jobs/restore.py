@@ -46,8 +46,8 @@ class Options:
     destination: str
     "Where the restored photos go, under the same names. Folder or s3://bucket/prefix."
     _: KW_ONLY
-    model: str
-    "A model that `deblur train` made (RUN/model). Folder or s3://bucket/prefix."
+    model: str = "photo"
+    "A name of `deblur models`, or a model that `deblur train` made (RUN/model). Folder or s3://bucket/prefix."
     limit: int | None = None
     "Restore at most so many photos, the first ones by name."
     dry_run: bool = False
@@ -83,7 +83,7 @@ def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
     _check(options)
     source, destination = open_store(options.source), open_store(options.destination)
-    model = open_store(options.model)
+    model = models.open_model(options.model)
     if not options.allow_overlap:
         restore_plan.refuse_overlap(source, destination)
     card = models.read_card(model)

@@ -58,7 +58,7 @@ class Options:
     blur: str | None = None
     "Blur sharp photos anew in each epoch: box14, gaussian, motion, defocus or photo; else pairs keep theirs."
     start_from: str | None = None
-    "A model of the same network to begin with. Folder or s3://bucket/prefix."
+    "A model of the same network to begin with: a name, folder or s3://bucket/prefix."
     workers: str = "1"
     "Training processes: a number, or a range such as 1-8, to grow and shrink with the cluster."
     gpu: bool = False
@@ -164,7 +164,7 @@ def _plan(
     order = Order(count - held_out, recipe.batch_size, options.seed)
     steps = min(recipe.epochs * order.steps_per_epoch, recipe.max_steps or sys.maxsize)
     epochs = -(-steps // order.steps_per_epoch)
-    start = models.read_card(open_store(options.start_from)) if options.start_from else None
+    start = models.read_card(models.open_model(options.start_from)) if options.start_from else None
     if start and start.network != recipe.network:
         raise UsageError(
             f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.tensorflow import TensorflowTrainer
 
+from deblur import models
 from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
 from deblur.networks import network
-from deblur.sampling import Order
-from deblur.storage import Store, open_store
+from deblur.storage import Store
 from jobs import train_run, train_source
 from jobs.runtime import Progress, is_embedded
 from jobs.tensorflow_backend import TensorflowConfig
-from jobs.train_data import Album, Planned
+from jobs.train_data import TASK_CPUS, Album
 from jobs.train_worker import CHECKPOINTS, FAILURE, SCORE, train_worker
 
 if TYPE_CHECKING:
@@ -37,21 +38,21 @@ def fit(
     tile_px = network(plan.recipe.network).tile_px
     maker = Maker(plan.blur, plan.size_px, plan.seed, max(plan.size_px, tile_px))
     album = Album(photos.refs(), maker, plan.held_out)
-    order = Order(plan.photos, plan.recipe.batch_size, plan.seed)
     gpus = options.gpus_per_worker if options.gpu else 0
-    cpus = cpus_per_worker(ray.cluster_resources().get("CPU", 1), workers[1], options.gpu)
+    total = ray.cluster_resources().get("CPU", 1)
+    cpus = cpus_per_worker(total, workers[1], options.gpu)
+    # As many blocks as its share of the free cores makes at a time, and one that is ready.
+    ahead = math.ceil((total - workers[1] * cpus) / TASK_CPUS / workers[1]) + 1
     filesystem, path = home.arrow()
     home.delete(FAILURE)
     trainer = TensorflowTrainer(
         train_worker,
         train_loop_config={
             "home": home, "plan": plan, "album": album, "name": options.name,
-            "parts": options.parts, "start_from": open_store(options.start_from) if options.start_from else None,
-            "checkpoint_steps": options.checkpoint_steps,
+            "parts": options.parts, "start_from": models.open_model(options.start_from) if options.start_from else None,
+            "checkpoint_steps": options.checkpoint_steps, "ahead": ahead,
         },
         tensorflow_config=TensorflowConfig(),
-        datasets={"train": ray.data.range(1)},  # Planned has the photos
-        dataset_config=Planned(home, album, order, plan.total_steps, max(gpus, 1)),
         scaling_config=ScalingConfig(
             num_workers=workers[0] if workers[0] == workers[1] else workers,
             use_gpu=options.gpu,

@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from deblur import models
 from deblur.divergence import Diverged, Watch
-from deblur.errors import DeblurError
 from deblur.precision import policy
+from deblur.sampling import Order
 from deblur.training import Training
-from jobs.train_data import PROGRESS
+from jobs.train_data import Batch, Feed
 from jobs.train_record import Record
 
 CHECKPOINTS = "checkpoints"
@@ -101,8 +101,6 @@ class _Worker:
     def run(self) -> None:
         """Take all steps that are left."""
         plan = self._plan
-        if self._chief:
-            self._home.put(PROGRESS, json.dumps({"step": self._progress.step}).encode())
         record = Record(self._home, self._config, self._training) if self._chief else None
         seconds_before, started = self._progress.seconds, time.monotonic()
         batches = self._batches()
@@ -113,8 +111,8 @@ class _Worker:
             batch = next(batches)
             waited = time.perf_counter() - asked
             rate = self._recipe.learning_rate_at(step, plan.total_steps)
-            figures = self._training.step(batch["blurred"], batch["sharp"], batch["weight"], rate)
-            self._watch.add(step, list(batch["key"]), figures)
+            figures = self._training.step(batch.blurred, batch.sharp, batch.weights, rate)
+            self._watch.add(step, batch.keys, figures)
             if record:
                 record.step(step, {**figures, "learning_rate": rate}, waited)
             step += 1
@@ -138,13 +136,17 @@ class _Worker:
         if record:
             self._finish(record)
 
-    def _batches(self) -> Iterator[Mapping[str, Any]]:
-        shard = ray.train.get_dataset_shard("train")
-        replicas = self._training.replicas_here
-        world = ray.train.get_context().get_world_size()
-        size = -(-self._recipe.batch_size // (world * replicas)) * replicas
-        yield from shard.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=4)
-        raise DeblurError("the training data ended before the run did")
+    def _batches(self) -> Iterator[Batch]:
+        context, plan = ray.train.get_context(), self._plan
+        feed = Feed(
+            self._config["album"],
+            Order(plan.photos, plan.recipe.batch_size, plan.seed),
+            workers=context.get_world_size(),
+            worker=context.get_world_rank(),
+            replicas=self._training.replicas_here,
+            ahead=self._config["ahead"],
+        )
+        return feed.batches(self._progress.step, plan.total_steps)
 
     @property
     def _stopped(self) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray.train
 
 from deblur import models, pairs, photo
 from deblur.errors import DeblurError, UsageError
@@ -198,32 +197,32 @@ def test_cores_are_left_for_the_data(total: float, workers: int, gpu: bool, shar
     assert train_group.cpus_per_worker(total, workers, gpu) == share
 
 
-@pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (3, 1), (1, 2)])
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(("workers", "replicas", "ahead"), [(2, 1, 1), (3, 1, 2), (1, 2, 9)])
 def test_batches_are_the_planned_ones(
-    made_pairs: Path, tmp_path: Path, workers: int, replicas: int
+    made_pairs: Path,
+    workers: int,
+    replicas: int,
+    ahead: int,
+    anew: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What Ray Data hands to each worker is exactly what the order has for it."""
-    home, source = open_store(tmp_path), open_store(made_pairs)
-    home.put(train_data.PROGRESS, json.dumps({"step": 3}).encode())
-    found = train_source.Pairs(source, pairs.read_dataset(source), anew=False)
+    """What each worker is fed is exactly what the order has for it, in blocks of any size."""
+    monkeypatch.setattr(train_data, "_BLOCK_PHOTOS", 8)
+    source = open_store(made_pairs)
+    found = train_source.Pairs(source, pairs.read_dataset(source), anew=anew)
     album = train_data.Album(found.refs(), Maker("box14", 256, 5), held_out=2)
     places = album.training
     assert len(places) == 6
     order = Order(len(places), 4, 5)
-    planned = train_data.Planned(home, album, order, 7, replicas)
-    splits = planned.configure({}, workers)
-    size = -(-4 // (workers * replicas)) * replicas
-
-    @ray.remote(num_cpus=0)
-    def batches(split):
-        batches = split.iter_batches(batch_size=size, batch_format="numpy")
-        return [{name: np.array(column) for name, column in batch.items()} for batch in batches]
-
-    received = ray.get([batches.remote(split["train"]) for split in splits])
-    for step in range(3, 7):
+    feeds = [
+        train_data.Feed(album, order, workers, worker, replicas, ahead) for worker in range(workers)
+    ]
+    received = [list(feed.batches(3, 10)) for feed in feeds]
+    for step in range(3, 10):
         seen: list[str] = []
         for worker, got in enumerate(received):
-            assert len(got) == 4
+            assert len(got) == 7
             batch = got[step - 3]
             shares = [
                 order.share(step, worker * replicas + index, workers * replicas)
@@ -231,13 +230,13 @@ def test_batches_are_the_planned_ones(
             ]
             rows = np.concatenate([share.rows for share in shares])
             weights = np.concatenate([share.weights for share in shares])
-            assert np.array_equal(batch["weight"], weights)
-            assert list(batch["key"]) == [places[row].key for row in rows]
+            assert np.array_equal(batch.weights, weights)
+            assert list(batch.keys) == [places[row].key for row in rows]
             for index, row in enumerate(rows):
                 sharp, blurred = album.example(places[row], order.epoch(step))
-                assert np.array_equal(batch["sharp"][index], sharp)
-                assert np.array_equal(batch["blurred"][index], blurred)
-            seen += [key for key, weight in zip(batch["key"], weights, strict=True) if weight]
+                assert np.array_equal(batch.sharp[index], sharp)
+                assert np.array_equal(batch.blurred[index], blurred)
+            seen += [key for key, weight in zip(batch.keys, weights, strict=True) if weight]
         assert sorted(seen) == sorted(places[row].key for row in order.rows(step))
 
 

@@ -1,0 +1,119 @@
+"""A model in the format of another program.
+
+    deblur export photo photo.onnx                  # ONNX, which its runtimes read without TensorFlow
+    deblur export run/model exported/ --format savedmodel
+
+Photos go in as (B, H, W, 3) float32 in [0, 1] and come out alike, of any size that is a multiple of
+the network's stride (pix2pix: 256). Tiles, and all that a photo has besides pixels, are `restore`'s.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+from deblur import models
+from deblur.errors import UsageError
+from deblur.networks import network
+from deblur.storage import Store, open_store
+from jobs.runtime import hushed, note
+
+Format = Literal["onnx", "savedmodel", "float16"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """What the job takes."""
+
+    model: str
+    "The model: a name of `deblur models`, a folder, or s3://bucket/prefix."
+    out: str
+    "Folder or s3://bucket/prefix to write to."
+    _: KW_ONLY
+    format: Format = "onnx"
+    "onnx, savedmodel, or float16: deblur's own, with weights of half the size."
+    verbose: bool = False
+    "Show what the libraries say."
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Write the model and return what was written."""
+    destination = open_store(options.out)
+    with hushed(not options.verbose):  # this imports TensorFlow, which greets
+        model = models.load(models.open_model(options.model), "float32")
+        destination.make_ready()
+        WRITERS[options.format](model, destination)
+    card = model.card
+    shape = network(card.network)
+    note(f"{card.name} ({card.network}) is in {destination.uri}")
+    return {
+        "job": "export",
+        "model": card.name,
+        "model_id": card.model_id,
+        "format": options.format,
+        "out": destination.uri,
+        "files": {entry.key: entry.size_bytes for entry in destination.list()},
+        "sides_are_multiples_of": shape.stride,
+        "tile_px": shape.tile_px,
+    }
+
+
+def _onnx(model: models.Model, destination: Store) -> None:
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise UsageError("ONNX needs another library: pip install 'deblur[onnx]'") from error
+    function, signature = _function(model)
+    converted, _ = tf2onnx.convert.from_function(function, signature, opset=_OPSET)
+    destination.put("model.onnx", converted.SerializeToString())
+    _put_card(model, destination)
+
+
+def _savedmodel(model: models.Model, destination: Store) -> None:
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
+        module = tf.Module()
+        module.generator = model.generator
+        function, _ = _function(model)
+        tf.saved_model.save(module, folder, signatures=function)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                destination.put(path.relative_to(folder).as_posix(), path.read_bytes())
+    _put_card(model, destination)
+
+
+def _float16(model: models.Model, destination: Store) -> None:
+    half = models.halved(model)
+    models.save(destination, half.generator, half.card)
+
+
+def _function(model: models.Model) -> tuple[Any, Any]:
+    """Return the generator as a TensorFlow function with its signature: `blurred` to `restored`."""
+    import tensorflow as tf
+
+    generator = model.generator
+    side = generator.inputs[0].shape[1]  # None, if any
+    signature = [tf.TensorSpec((None, side, side, 3), tf.float32, name="blurred")]
+    restore = tf.function(
+        lambda blurred: {"restored": generator(blurred, training=False)}, input_signature=signature
+    )
+    return restore, signature
+
+
+def _put_card(model: models.Model, destination: Store) -> None:
+    destination.put(models.CARD, models.card_json(model.card))
+
+
+_OPSET = 18  # of ONNX Runtime 1.14 (2023) and later
+WRITERS: Mapping[Format, Callable[[models.Model, Store], None]] = {
+    "onnx": _onnx,
+    "savedmodel": _savedmodel,
+    "float16": _float16,
+}
