@@ -48,8 +48,7 @@ def run(options: Options) -> dict[str, Any]:
     with hushed(not options.verbose):  # this imports TensorFlow, which greets
         model = models.load(models.open_model(options.model), "float32")
         destination.make_ready()
-        WRITERS[options.format](model, destination)
-    card = model.card
+        card = WRITERS[options.format](model, destination)
     shape = network(card.network)
     note(f"{card.name} ({card.network}) is in {destination.uri}")
     return {
@@ -64,7 +63,7 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def _onnx(model: models.Model, destination: Store) -> None:
+def _onnx(model: models.Model, destination: Store) -> models.Card:
     try:
         import tf2onnx
     except ImportError as error:
@@ -72,10 +71,10 @@ def _onnx(model: models.Model, destination: Store) -> None:
     function, signature = _function(model)
     converted, _ = tf2onnx.convert.from_function(function, signature, opset=_OPSET)
     destination.put("model.onnx", converted.SerializeToString())
-    _put_card(model, destination)
+    return _put_card(model, destination)
 
 
-def _savedmodel(model: models.Model, destination: Store) -> None:
+def _savedmodel(model: models.Model, destination: Store) -> models.Card:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
@@ -86,12 +85,13 @@ def _savedmodel(model: models.Model, destination: Store) -> None:
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 destination.put(path.relative_to(folder).as_posix(), path.read_bytes())
-    _put_card(model, destination)
+    return _put_card(model, destination)
 
 
-def _float16(model: models.Model, destination: Store) -> None:
+def _float16(model: models.Model, destination: Store) -> models.Card:
     half = models.halved(model)
     models.save(destination, half.generator, half.card)
+    return half.card
 
 
 def _function(model: models.Model) -> tuple[Any, Any]:
@@ -107,12 +107,13 @@ def _function(model: models.Model) -> tuple[Any, Any]:
     return restore, signature
 
 
-def _put_card(model: models.Model, destination: Store) -> None:
+def _put_card(model: models.Model, destination: Store) -> models.Card:
     destination.put(models.CARD, models.card_json(model.card))
+    return model.card
 
 
 _OPSET = 18  # of ONNX Runtime 1.14 (2023) and later
-WRITERS: Mapping[Format, Callable[[models.Model, Store], None]] = {
+WRITERS: Mapping[Format, Callable[[models.Model, Store], models.Card]] = {
     "onnx": _onnx,
     "savedmodel": _savedmodel,
     "float16": _float16,
