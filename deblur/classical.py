@@ -32,6 +32,9 @@ _OPPONENT: NDArray[np.float32] = np.array(
 # power of the opponent channels times that square (cycles a pixel); 80 photos of BSDS500.
 _NATURAL_POWER = np.array([1.07e-3, 2.5e-6, 1.5e-6])
 
+_BORDER = cv2.BORDER_REFLECT_101
+_DARKEST = np.float32(1e-4)  # what `richardson_lucy` takes for black, to divide by
+
 # As how many times its variance `wiener` takes the noise while it corrects the borders. 16 crops
 # with motion blur: 27.1 dB without correction, 32.3 from 100 down, 34.5 from 1000 down.
 _CAUTION = (1000, 100, 10)
@@ -113,6 +116,42 @@ class SeparableWiener:
         seen = self.analysis @ _to_opponent(blurred.astype(np.float32)) @ self.analysis.T
         restored = self.synthesis @ (self.gain * seen) @ self.synthesis.T
         return _to_rgb(restored)
+
+
+def richardson_lucy(
+    blurred: NDArray[np.float32], psf: NDArray[np.float32], iterations: int = 30
+) -> NDArray[np.float32]:
+    """Return the photo restored by Richardson and Lucy's iteration for a known PSF.
+
+    Richardson, "Bayesian-Based Iterative Method of Image Restoration", JOSA 62, 1972; Lucy, "An
+    iterative technique for the rectification of observed distributions", AJ 79, 1974. It has no
+    prior but positive light: more iterations bring out noise. Borders are reflect-101.
+
+    Args:
+        blurred: (H, W, 3) float32 in [0, 1].
+        psf: (k, k) correlation kernel, k odd, centred at k // 2, as of `blur.psf`.
+        iterations: how often it is corrected. 40 crops after 10, 30 and 100: of `box14` (21.5 dB
+            blurred) 23.0, 24.0 and 25.1 dB, of `photo` (24.4 dB) 25.7, 25.9 and 25.2.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+    """
+    rows, columns = psf.sum(axis=1), psf.sum(axis=0)
+    separable = np.allclose(np.outer(rows, columns), psf, atol=1e-7)
+
+    def filtered(picture: NDArray[np.float32], turned: bool) -> NDArray[np.float32]:
+        step = -1 if turned else 1
+        result: NDArray[np.float32] = (
+            cv2.sepFilter2D(picture, -1, columns[::step], rows[::step], borderType=_BORDER)
+            if separable
+            else cv2.filter2D(picture, -1, psf[::step, ::step].copy(), borderType=_BORDER)
+        )
+        return np.maximum(result, _DARKEST)
+
+    restored = np.maximum(blurred, _DARKEST)
+    for _ in range(iterations):
+        restored = restored * filtered(blurred / filtered(restored, False), True)
+    return np.clip(restored, 0, 1)
 
 
 def power_spectrum(sharps: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:

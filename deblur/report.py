@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jinja2
 
@@ -23,13 +23,26 @@ _SIGNATURES = (  # (offset, bytes, type)
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """The mean figures of one method over all photos; `by_category` has (PSNR, SSIM) for each."""
+    """The mean figures of one method over all photos.
+
+    Attributes:
+        name: the method.
+        psnr, ssim: means.
+        seconds_per_megapixel: time of the method alone.
+        by_category: (PSNR, SSIM) of each category.
+        interval: of the mean PSNR, 95 %, by bootstrap over the photos.
+        by_blur: the same of each kind and strength of blur.
+        wins: other method -> share of the photos that have a higher PSNR than with it.
+    """
 
     name: str
     psnr: float
     ssim: float
     seconds_per_megapixel: float | None
     by_category: Mapping[str, tuple[float, float]]
+    interval: tuple[float, float] = (math.nan, math.nan)
+    by_blur: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    wins: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,13 +50,15 @@ class Example:
     """One photo as each method restores it.
 
     `pictures` has JPEG, PNG or WebP files by caption, in order: blurred, each method, sharp; `psnr`
-    has their figures by the same captions, where there are any.
+    has their figures by the same captions, where there are any; `remark` is why it is shown, if it
+    was not drawn.
     """
 
     key: str
     category: str
     pictures: Mapping[str, bytes]
     psnr: Mapping[str, float]
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,8 +125,15 @@ def evaluate_page(evaluation: Evaluation) -> str:
         best_gain=_best(gains),
         best_psnr=_best(method.psnr for method in methods),
         best_ssim=_best(method.ssim for method in methods),
-        categories=list(dict.fromkeys(name for method in methods for name in method.by_category)),
+        categories=_names(method.by_category for method in methods),
+        blurs=_names(method.by_blur for method in methods),
+        rivals=[method.name for method in methods if any(method.name in m.wins for m in methods)],
     )
+
+
+def _names(groups: Iterable[Mapping[str, object]]) -> list[str]:
+    # Those without a name come last.
+    return sorted({name for group in groups for name in group}, key=lambda name: (not name, name))
 
 
 def _render(template: str, **context: object) -> str:
@@ -131,6 +153,7 @@ def _render(template: str, **context: object) -> str:
         data_uri=_data_uri,
         clip=_clip,
         count="{:,}".format,
+        share=lambda value: f"{value:.1%}".replace("%", " %"),
     )
     return environment.get_template(template).render(context)
 

@@ -13,24 +13,24 @@ import io
 import json
 import platform
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib.metadata import version
 from typing import Annotated, Any
 
-import numpy as np
 from cyclopts import Parameter
 
 from deblur import models, pairs, precision, report, seeds
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
-from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate, Result
+from jobs.evaluate_figures import Result, extremes, figures
+from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate
 from jobs.runtime import Cluster, Progress, cluster, note
 
 PAGE = "report.html"
 FIGURES = "evaluation.json"
 PHOTOS = "photos.parquet"
+_REMARKS = ("gains most", "median gain", "gains least")
 
 
 @Parameter(name="*")
@@ -46,7 +46,7 @@ class Options:
     model: tuple[str, ...] = ()
     "A model to measure, by name, folder or s3://bucket/prefix; give it again for more."
     baselines: Annotated[bool, Parameter(negative="--no-baselines")] = True
-    "Measure unsharp masking and the Wiener filter too."
+    "Measure unsharp masking, Richardson-Lucy and the Wiener filter too."
     limit: int | None = None
     "Measure on so many test pairs at most."
     precision: str = "auto"
@@ -139,24 +139,6 @@ def _evaluation(
     cards: Sequence[models.Card],
     seconds: float,
 ) -> report.Evaluation:
-    categories = [category for result in results for category in result.categories]
-    names = list(results[0].scores)
-    megapixels = sum(result.megapixels for result in results)
-    methods = []
-    for name in names:
-        scores = [score for result in results for score in result.scores[name]]
-        grouped: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for category, score in zip(categories, scores, strict=True):
-            grouped[category].append(score)
-        spent = sum(result.seconds[name] for result in results) / megapixels
-        methods.append(
-            report.MethodFigures(
-                name,
-                *_mean(scores),
-                seconds_per_megapixel=None if name == report.BLURRED else spent,
-                by_category={category: _mean(group) for category, group in sorted(grouped.items())},
-            )
-        )
     facts = {
         "Pairs": f"{source.uri}, {dataset.total('train')} to train on, {dataset.total('test')} to test on",
         "Fingerprint of the pairs": dataset.fingerprint,
@@ -174,21 +156,20 @@ def _evaluation(
     return report.Evaluation(
         title="How sharp it gets",
         pairs=source.uri,
-        photos=len(categories),
+        photos=sum(len(result.keys) for result in results),
         recipe=dataset.recipe,
-        methods=methods,
-        examples=list(_examples(results, options.examples)),
+        methods=figures(results),
+        examples=_examples(results, options.examples),
         facts=facts,
         seconds=seconds,
     )
 
 
-def _mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    psnr, ssim = np.mean(scores, axis=0)
-    return float(psnr), float(ssim)
+def _examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
+    """Return where the last method gains most, the median and the least, and then drawn ones.
 
-
-def _examples(results: Sequence[Result], wanted: int) -> Iterator[report.Example]:
+    The median is that of the photos whose pictures are here: three of each shard at least.
+    """
     found = [
         report.Example(
             key=key,
@@ -200,14 +181,20 @@ def _examples(results: Sequence[Result], wanted: int) -> Iterator[report.Example
         for index, (key, category) in enumerate(zip(result.keys, result.categories, strict=True))
         if key in result.pictures
     ]
-    yield from sorted(found, key=lambda example: seeds.digest(0, example.key, "example"))[:wanted]
+    last = list(results[0].scores)[-1]
+    places = extremes([one.psnr[last] - one.psnr[report.BLURRED] for one in found])
+    special = dict(zip(places, _REMARKS, strict=True)) if last != report.BLURRED else {}
+    chosen = [replace(found[place], remark=f"{last}: {word}") for place, word in special.items()]
+    others = [example for place, example in enumerate(found) if place not in special]
+    chosen += sorted(others, key=lambda example: seeds.digest(0, example.key, "example"))
+    return chosen[:wanted]
 
 
 def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[Result]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    figures = {
+    content = {
         "pairs": evaluation.pairs,
         "photos": evaluation.photos,
         "recipe": evaluation.recipe,
@@ -216,36 +203,53 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
                 "name": method.name,
                 "psnr": method.psnr,
                 "ssim": method.ssim,
+                "psnr_interval": list(method.interval),
                 "seconds_per_megapixel": method.seconds_per_megapixel,
-                "by_category": {
-                    name: {"psnr": psnr, "ssim": ssim}
-                    for name, (psnr, ssim) in method.by_category.items()
-                },
+                "better_than": dict(method.wins),
+                "by_category": _named(method.by_category),
+                "by_blur": _named(method.by_blur),
             }
             for method in evaluation.methods
         ],
         "facts": dict(evaluation.facts),
     }
     rows = [
-        {"key": key, "category": category, "method": name, "psnr": psnr, "ssim": ssim}
+        {
+            "key": key,
+            "category": category,
+            "blur": blurred,
+            "method": name,
+            "psnr": psnr,
+            "ssim": ssim,
+        }
         for result in results
         for name, scores in result.scores.items()
-        for key, category, (psnr, ssim) in zip(result.keys, result.categories, scores, strict=True)
+        for key, category, blurred, (psnr, ssim) in zip(
+            result.keys, result.categories, result.blurs, scores, strict=True
+        )
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     destination.put(PHOTOS, buffer.getbuffer())
-    destination.put(FIGURES, (json.dumps(figures, indent=2) + "\n").encode())
+    destination.put(FIGURES, (json.dumps(content, indent=2) + "\n").encode())
     destination.put(PAGE, report.evaluate_page(evaluation).encode())
+
+
+def _named(groups: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    return {name: {"psnr": psnr, "ssim": ssim} for name, (psnr, ssim) in groups.items()}
 
 
 def _print_table(evaluation: report.Evaluation) -> None:
     width = max(len(method.name) for method in evaluation.methods)
-    note(f"{'method':{width}}  PSNR dB   SSIM   s/megapixel")
+    note(f"{'method':{width}}  PSNR dB  (95 % interval)   SSIM   s/megapixel")
     for method in evaluation.methods:
         spent = (
             f"{method.seconds_per_megapixel:11.3f}"
             if method.seconds_per_megapixel is not None
             else f"{'-':>11}"
         )
-        note(f"{method.name:{width}}  {method.psnr:7.2f}  {method.ssim:5.3f}  {spent}")
+        low, high = method.interval
+        note(
+            f"{method.name:{width}}  {method.psnr:7.2f}  ({low:.2f} to {high:.2f})  "
+            f"{method.ssim:5.3f}  {spent}"
+        )

@@ -11,9 +11,10 @@ import numpy as np
 
 from deblur import blur, classical, metrics, models, pairs, photo, pictures, report, seeds
 from deblur.storage import Store
+from jobs.evaluate_figures import WIENER, Result, extremes, gains
 
 PRIOR_PHOTOS = 200  # the second moments of 100 photos are within 0.1 dB of those of 300
-_WIENER = "Wiener (kernel known)"
+_LUCY = "Richardson-Lucy (kernel known)"
 
 Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.ndarray]]
 
@@ -25,18 +26,6 @@ class Choice:
     models: Sequence[Store]
     baselines: bool
     precision: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """One shard's: scores by method, in the order of the photos, and seconds and megapixels by method."""
-
-    keys: list[str]
-    categories: list[str]
-    scores: dict[str, list[tuple[float, float]]]
-    seconds: dict[str, float]
-    megapixels: float
-    pictures: dict[str, dict[str, bytes]]
 
 
 class Evaluate:
@@ -67,9 +56,7 @@ class Evaluate:
         recipes = [blur.Degradation.from_json(row.recipe) for row in rows]
         scores: dict[str, list[tuple[float, float]]] = {}
         seconds: dict[str, float] = {}
-        pictures: dict[str, dict[str, bytes]] = {
-            row.key: {} for row in rows if self._is_example(row.key)
-        }
+        outputs: dict[str, list[np.ndarray]] = {}
         for name, method in self._methods.items():
             started = time.perf_counter()
             restored = method(blurred, recipes)
@@ -78,25 +65,52 @@ class Evaluate:
                 (metrics.psnr(a, b, data_range=255), metrics.ssim(a, b, data_range=255))
                 for a, b in zip(restored, sharp, strict=True)
             ]
-            for row, picture in zip(rows, restored, strict=True):
-                if row.key in pictures:
-                    pictures[row.key][name] = _picture(picture)
-        for row, picture in zip(rows, sharp, strict=True):
-            if row.key in pictures:
-                pictures[row.key]["sharp"] = _picture(picture)
+            outputs[name] = restored
+        outputs["sharp"] = sharp
+        shown = {index for index, row in enumerate(rows) if self._is_example(row.key)}
+        shown |= set(extremes(gains(scores)))
         megapixels = sum(picture.shape[0] * picture.shape[1] for picture in sharp) / 1e6
         return Result(
             [row.key for row in rows],
             [row.category for row in rows],
+            [group(recipe) for recipe in recipes],
             scores,
             seconds,
             megapixels,
-            pictures,
+            {
+                rows[index].key: {name: _picture(made[index]) for name, made in outputs.items()}
+                for index in sorted(shown)
+            },
         )
 
     def _is_example(self, key: str) -> bool:
         # Drawn by key, twice as many as wanted, so that no worker has to know the others' photos.
         return seeds.generator(0, key, "example").random() < 2 * self._share
+
+
+def group(recipe: blur.Degradation) -> str:
+    """Return the kind of a blur, and whether it is a weak one."""
+    kind = recipe.parameters.get("blur", {}).get("kind", recipe.recipe)
+    if kind == "none":
+        return "not blurred"
+    spread = _spread_px(blur.psf(recipe))
+    least = max((edge for edge in _SPREADS_PX if edge <= spread), default=0)
+    above = [edge for edge in _SPREADS_PX if edge > spread]
+    return f"{kind}, " + (f"{least} to {above[0]} px" if above else f"{least} px and more")
+
+
+def _spread_px(psf: np.ndarray) -> float:
+    """Return a PSF's standard deviation, the mean of all directions."""
+    place = np.arange(len(psf))
+    variances = [
+        profile @ place**2 - (profile @ place) ** 2
+        for profile in (psf.sum(axis=0), psf.sum(axis=1))
+    ]
+    return float(np.sqrt(max(sum(variances) / 2, 0)))
+
+
+# Standard deviations that tell weak blurs from strong ones: 4 is that of box14.
+_SPREADS_PX = (2, 4)
 
 
 def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[tuple[str, Method]]:
@@ -106,13 +120,21 @@ def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[
             "unsharp mask",
             lambda blurred, _: [pictures.of_unit(classical.unsharp(_unit(one))) for one in blurred],
         )
-        yield _WIENER, _wiener(source, dataset)
+        yield _LUCY, _lucy
+        yield WIENER, _wiener(source, dataset)
     names: set[str] = set()
     for store in chosen.models:
         name = models.read_card(store).name
         name = name if name not in names else store.uri
         names.add(name)
         yield name, _model(store, chosen.precision)
+
+
+def _lucy(blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]) -> list[np.ndarray]:
+    return [
+        pictures.of_unit(classical.richardson_lucy(_unit(one), blur.psf(recipe)))
+        for one, recipe in zip(blurred, recipes, strict=True)
+    ]
 
 
 def _wiener(source: Store, dataset: pairs.Dataset) -> Method:

@@ -140,3 +140,21 @@ def test_white_noise_has_the_power_of_its_variance() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     power = classical.power_spectrum([noise])[:, 1:, 1:]
     assert power.mean() == pytest.approx(1 / 12, rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", ["box14", "gaussian", "motion", "defocus"])
+def test_richardson_lucy_gains_more_with_each_iteration(recipe: str) -> None:
+    sharp, blurred, degradation = case(recipe)
+    psf = blur.psf(degradation)
+    gains = [
+        gain_db(sharp, blurred, classical.richardson_lucy(blurred, psf, count))
+        for count in (1, 10, 30)
+    ]
+    assert 0 < gains[0] < gains[1] < gains[2]
+
+
+def test_richardson_lucy_leaves_flat_photos_and_black_ones() -> None:
+    psf = blur.psf(blur.Degradation("box14"))
+    for level in (0.0, 0.4, 1.0):
+        flat = np.full((20, 20, 3), level, np.float32)
+        np.testing.assert_allclose(classical.richardson_lucy(flat, psf), flat, atol=2e-4)

@@ -7,6 +7,7 @@ import pytest
 import deblur
 from deblur.errors import UsageError
 from jobs import evaluate, preprocess
+from jobs.evaluate_figures import Result, extremes, figures, gains
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -28,17 +29,60 @@ def test_figures_and_report(real_pairs: Path, trained: Path, tmp_path: Path) -> 
         evaluate.Options(str(real_pairs), str(tmp_path), model=(model, model), examples=2)
     )
     methods = summary["methods"]
-    assert list(methods) == ["blurred", "unsharp mask", "Wiener (kernel known)", "tiny", model]
+    assert list(methods) == [
+        "blurred", "unsharp mask", "Richardson-Lucy (kernel known)", "Wiener (kernel known)", "tiny",
+        model,
+    ]  # fmt: skip
     assert summary["photos"] == 3
     assert methods["Wiener (kernel known)"]["psnr"] > methods["blurred"]["psnr"] + 3
     assert methods["tiny"] == methods[model]
     figures = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(figures["methods"][0]["by_category"]) == {"animal", "city", "landscape"}
     rows = pq.read_table(tmp_path / "photos.parquet").to_pylist()
-    assert len(rows) == 3 * 5
+    assert len(rows) == 3 * 6
+    assert {row["blur"] for row in rows} == {"box14, 4 px and more"}
+    for method in figures["methods"]:
+        mine = [row["psnr"] for row in rows if row["method"] == method["name"]]
+        low, high = method["psnr_interval"]
+        assert min(mine) <= low <= method["psnr"] <= high <= max(mine)
+    wiener = next(method for method in figures["methods"] if method["name"].startswith("Wiener"))
+    assert wiener["better_than"] == {"blurred": 1.0}
     page = (tmp_path / "report.html").read_text()
     assert "tiny" in page
     assert "data:image/jpeg;base64," in page
+    for remark in ("gains most", "median gain"):  # the third of two examples has no place
+        assert f"{model}: {remark}" in page
+
+
+def test_a_mixture_is_told_apart_by_kind_and_strength(tmp_path: Path) -> None:
+    made, home = tmp_path / "pairs", tmp_path / "report"
+    preprocess.run(preprocess.Options(str(SAMPLES), str(made), train=1, test=3, blur="photo"))
+    evaluate.run(evaluate.Options(str(made), str(home), limit=9))
+    groups = json.loads((home / "evaluation.json").read_text())["methods"][0]["by_blur"]
+    assert len(groups) >= 3
+    kinds = {name.split(",")[0] for name in groups}
+    assert kinds <= {"motion", "defocus", "anisotropic", "not blurred"}
+    assert len(kinds) >= 2
+    assert "By blur" in (home / "report.html").read_text()
+
+
+def test_figures_of_known_scores() -> None:
+    """A method that is a dB better on three photos of four, and equal on the last."""
+    before = [(20.0, 0.5), (21.0, 0.5), (22.0, 0.5), (23.0, 0.5)]
+    after = [(21.0, 0.6), (22.0, 0.6), (23.0, 0.6), (23.0, 0.5)]
+    result = Result(
+        keys=list("abcd"), categories=["x", "x", "y", "y"], blurs=["weak"] * 4,
+        scores={"blurred": before, "mine": after}, seconds={"blurred": 0.0, "mine": 3.0},
+        megapixels=1.5, pictures={},
+    )  # fmt: skip
+    blurred, mine = figures([result])
+    assert (blurred.psnr, mine.psnr, mine.ssim) == (21.5, 22.25, pytest.approx(0.575))
+    assert mine.by_category == {"x": (21.5, 0.6), "y": (23.0, pytest.approx(0.55))}
+    assert (mine.wins, blurred.wins) == ({"blurred": 0.75}, {})
+    assert mine.seconds_per_megapixel == 2
+    assert 21 < blurred.interval[0] < 21.5 < blurred.interval[1] < 23
+    assert gains(result.scores) == [1, 1, 1, 0]
+    assert extremes([3.0, 1.0, 2.0]) == [0, 2, 1]
 
 
 def test_without_models_or_baselines(made_pairs: Path, tmp_path: Path) -> None:

@@ -127,6 +127,26 @@ def test_durations(seconds, said):
     assert f"Measured in {said}." in evaluate_page(_evaluation(seconds=seconds))
 
 
+def test_intervals_and_shares_and_blurs() -> None:
+    blurred, model = (
+        MethodFigures("blurred", 20.0, 0.5, None, {}, (19.5, 20.5), {"motion, weak": (20.0, 0.5)}),
+        MethodFigures(
+            "nafnet", 24.0, 0.7, 1.0, {}, (23.1, 24.9),
+            {"motion, weak": (24.5, 0.75), HOSTILE: (23.0, 0.6)}, {"blurred": 0.996},
+        ),
+    )  # fmt: skip
+    page = _Page(evaluate_page(_evaluation(methods=[blurred, model])))
+    assert "24.00 23.10 to 24.90" in page.cells
+    assert page.cells[: page.cells.index("blurred")].count("Better than blurred") == 1
+    assert "99.6 %" in page.cells
+    at = page.cells.index("Blur")
+    assert page.cells[at:] == [
+        *("Blur", "blurred", "nafnet"),
+        *(HOSTILE, "–", "23.00 0.600"),
+        *("motion, weak", "20.00 0.500", "24.50 0.750"),
+    ]
+
+
 def test_odd_numbers():
     methods = [
         MethodFigures("blurred", 20.0, 0.5, 2.5, {}),

@@ -1,0 +1,102 @@
+"""What an evaluation's results come to: means, intervals, groups, and which photos stand for them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deblur import report, seeds
+
+WIENER = "Wiener (kernel known)"
+_DRAWS = 2000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Result:
+    """One shard's: scores by method, in the order of the photos, and seconds and megapixels by method.
+
+    `pictures` has, of a few photos, their files by key and caption.
+    """
+
+    keys: list[str]
+    categories: list[str]
+    blurs: list[str]
+    scores: dict[str, list[tuple[float, float]]]
+    seconds: dict[str, float]
+    megapixels: float
+    pictures: dict[str, dict[str, bytes]]
+
+
+def figures(results: Sequence[Result]) -> list[report.MethodFigures]:
+    """Return the figures of each method, over all photos of the results."""
+    categories = [category for result in results for category in result.categories]
+    blurs = [blurred for result in results for blurred in result.blurs]
+    names = list(results[0].scores)
+    megapixels = sum(result.megapixels for result in results)
+    scores = {
+        name: [score for result in results for score in result.scores[name]] for name in names
+    }
+    rivals = [name for name in (report.BLURRED, WIENER) if name in scores]
+    return [
+        report.MethodFigures(
+            name,
+            *_mean(scores[name]),
+            interval=_interval([psnr for psnr, _ in scores[name]]),
+            seconds_per_megapixel=None
+            if name == report.BLURRED
+            else sum(result.seconds[name] for result in results) / megapixels,
+            by_category=_grouped(categories, scores[name]),
+            by_blur=_grouped(blurs, scores[name]),
+            wins={
+                rival: _wins(scores[name], scores[rival])
+                for rival in rivals
+                if name not in rivals[: rivals.index(rival) + 1]
+            },
+        )
+        for name in names
+    ]
+
+
+def gains(scores: Mapping[str, Sequence[tuple[float, float]]]) -> list[float]:
+    """Return by how many dB the last method betters each photo, which is the last model if there is one."""
+    last = list(scores)[-1]
+    return [
+        after - before
+        for (before, _), (after, _) in zip(scores[report.BLURRED], scores[last], strict=True)
+    ]
+
+
+def extremes(values: Sequence[float]) -> list[int]:
+    """Return where the largest value is, the median and the least."""
+    order = np.argsort(values)
+    return [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
+
+
+def _grouped(
+    names: Sequence[str], scores: Sequence[tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Return the mean scores of the photos of each name."""
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for name, score in zip(names, scores, strict=True):
+        groups[name].append(score)
+    return {name: _mean(group) for name, group in sorted(groups.items())}
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return where 95 % of the means lie of as many photos drawn from these (Efron 1979)."""
+    chosen = seeds.generator(0, "", "bootstrap").integers(len(values), size=(_DRAWS, len(values)))
+    low, high = np.percentile(np.asarray(values)[chosen].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _wins(mine: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]) -> float:
+    """Return the share of photos that have the higher PSNR."""
+    return float(np.mean([a > b for (a, _), (b, _) in zip(mine, theirs, strict=True)]))
+
+
+def _mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    psnr, ssim = np.mean(scores, axis=0)
+    return float(psnr), float(ssim)
