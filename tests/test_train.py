@@ -77,6 +77,7 @@ def cut_off(home: Path, made_pairs: Path, **more: object) -> None:
     shutil.rmtree(home / "model")
     run = json.loads((home / "config.json").read_text())
     run["plan"]["total_steps"] = 7
+    run["plan"]["recipe"]["max_steps"] = None
     (home / "config.json").write_text(json.dumps(run))
 
 
