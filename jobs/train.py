@@ -24,7 +24,7 @@ from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, open_store
 from jobs import train_run, train_source
-from jobs.runtime import Cluster, cluster, hushed, note, warn
+from jobs.runtime import Cluster, cluster, note, warn
 
 # As many validations at most, unless the user says how often.
 _VALIDATIONS = 50
@@ -121,8 +121,8 @@ def run(options: Options) -> dict[str, Any]:
         )
         if dataset is not None:
             stack.enter_context(cluster(options.cluster))
-        with hushed(not options.cluster.verbose):  # this imports TensorFlow, which greets
-            from jobs.train_group import fit
+        from jobs.train_group import fit
+
         fit(options, home, plan, photos, workers)
     return train_run.summary(home)
 

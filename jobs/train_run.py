@@ -18,6 +18,10 @@ from jobs.runtime import Progress
 
 CONFIGURATION = "config.json"
 MODEL = "model"
+CHECKPOINTS = "checkpoints"
+SCORE = "psnr"  # what the best checkpoint is the best by
+# Why a run stopped that would stop there again: worker 0 writes it, the driver reads it.
+FAILURE = "failure.json"
 LIVE = "live.json"  # what a terminal shows: written by worker 0, read by the driver
 _LIVE_EVERY_S = 1.0
 

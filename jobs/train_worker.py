@@ -22,14 +22,11 @@ from deblur.sampling import Order
 from deblur.training import Training
 from jobs.train_data import Batch, Feed
 from jobs.train_record import Record
+from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 
-CHECKPOINTS = "checkpoints"
-SCORE = "psnr"
 # Of a checkpoint without a validation: no photo has less than 0 dB. Not NaN, which does not outlive
 # the file that Ray Train resumes from.
 _UNKNOWN = -1.0
-# Why a run stopped that would stop there again: worker 0 writes it, the driver reads it.
-FAILURE = "failure.json"
 
 _PROGRESS_FILE = "progress.json"
 # Steps between questions whether this node is about to be taken away; all workers have to ask, and
