@@ -45,6 +45,8 @@ class Options:
     "How to train: report (pix2pix as the report has it), fast or best. What follows replaces single parts of it."
     name: str | None = None
     "What the model is called; else as its network."
+    licence: str = ""
+    "Under what licence the model may be used, for its card: that is for its photos to allow."
     network: str | None = None
     "pix2pix (the report's, 57 M parameters), pix2pix-small (a sixteenth), wiener-box14 or wiener-photo (4.1 M)."
     epochs: int | None = None

@@ -49,7 +49,7 @@ def fit(
     trainer = DataParallelTrainer(
         _train_worker,
         train_loop_config={
-            "home": home, "plan": plan, "album": album, "name": options.name,
+            "home": home, "plan": plan, "album": album, "name": options.name, "licence": options.licence,
             "parts": options.parts, "start_from": models.open_model(options.start_from) if options.start_from else None,
             "checkpoint_steps": options.checkpoint_steps, "ahead": ahead,
         },

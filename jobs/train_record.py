@@ -33,7 +33,8 @@ class Record:
 
     def __init__(self, home: Any, config: Mapping[str, Any], training: Any) -> None:
         self._home, self._plan, self._training = home, config["plan"], training
-        self._name, self._held_out = config["name"], list(config["album"].validation())
+        self._name, self._licence = config["name"], config["licence"]
+        self._held_out = list(config["album"].validation())
         self._told = time.monotonic()
         self._steps_told = 0
         self._waited_s = 0.0
@@ -152,6 +153,7 @@ class Record:
             seed=plan.seed,
             figures=progress.figures or {},
             measured_on=f"{count} training photos that were held out" if count else "",
+            licence=self._licence,
             versions=configuration["versions"],
         )
         models.save(self._home / train_run.MODEL, generator, card)

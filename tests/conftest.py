@@ -198,6 +198,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, made_pairs: Path) -> Path:
         epochs=1,
         checkpoint_steps=3,
         name="tiny",
+        licence="CC0-1.0",
     )
     train.run(options)
     return folder

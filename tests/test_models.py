@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -12,10 +13,11 @@ import keras
 import numpy as np
 import pytest
 
-from deblur import models
+from deblur import blur, classical, metrics, models, photo, pictures
 from deblur.errors import DeblurError, UsageError
 from deblur.models import Card
 from deblur.networks import network
+from deblur.restorer import Restorer
 from deblur.storage import open_store
 
 NETWORK = "pix2pix-small"
@@ -223,3 +225,81 @@ def test_an_unreadable_file(saved: Path, name: str) -> None:
     (saved / name).mkdir()
     with pytest.raises(UsageError, match=f"cannot read .*{name}: Is a directory"):
         models.load(open_store(saved), "float32")
+
+
+# === The shipped ones ===
+
+SAMPLES = Path(models.__file__).parent / "samples"
+
+
+def sample(name: str) -> np.ndarray:
+    return photo.decode((SAMPLES / name).read_bytes()).pixels
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return metrics.psnr(a, b, data_range=255)
+
+
+@pytest.mark.parametrize("name", models.shipped())
+def test_a_shipped_model_says_all_about_itself(name: str) -> None:
+    card = models.read_card(models.open_model(name))
+    assert card.name == name
+    assert card.licence == "Apache-2.0"
+    assert card.command.startswith("deblur train ")
+    assert card.data["fingerprint"]
+    assert card.steps > 1000
+    assert card.figures["restored"]["psnr"] > card.figures["blurred"]["psnr"]
+    assert not re.search(r"/(work|tmp|home|root)\b", json.dumps(asdict(card)))
+    model = models.load(models.open_model(name), "mixed_bfloat16")
+    assert models.halved(model).card == card  # as stored, and nothing lost by storing it
+
+
+def test_together_they_are_small() -> None:
+    sizes = [models.size_bytes(models.open_model(name)) for name in models.shipped()]
+    assert sizes
+    assert sum(sizes) < 32e6
+
+
+def test_a_name_stands_for_a_shipped_model_and_a_path_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = models.shipped()[0]
+    monkeypatch.chdir(tmp_path)
+    assert models.read_card(models.open_model(name)).name == name
+    with pytest.raises(UsageError, match=rf"holds no model.* or one of .*{name}"):
+        models.read_card(models.open_model(f"./{name}"))
+    # On another machine the package lies elsewhere.
+    pickled = pickle.dumps(models.open_model(name))
+    assert b"weights" not in pickled
+    monkeypatch.setattr(models, "_SHIPPED", tmp_path)
+    assert pickle.loads(pickled).uri == str(tmp_path / name)
+
+
+def test_box14_undoes_its_blur() -> None:
+    """Better than the filter that knows the kernel, on crops of photos of 1024 pixels made smaller."""
+    restorer = Restorer(models.load(models.open_model("box14"), "float32"), "float32")
+    kernel = blur.separable(blur.Degradation("box14"))
+    assert kernel is not None
+    sharps = [
+        np.ascontiguousarray(sample(name)[:256, :256])
+        for name in ("city/taipei-city.jpg", "animal/kitten-on-lawn.jpg", "landscape/serene.jpg")
+    ]
+    wiener = classical.SeparableWiener.fit(kernel, sharps, 1 / 12 / 255**2)
+    for sharp in sharps:
+        blurred = blur.degrade(sharp, blur.Degradation("box14"))
+        (restored,) = restorer.restore([blurred])
+        filtered = pictures.of_unit(wiener(blurred * np.float32(1 / 255)))
+        assert psnr(restored, sharp) > psnr(filtered, sharp) + 0.5
+        assert psnr(restored, sharp) > psnr(blurred, sharp) + 5
+
+
+def test_photo_sharpens_what_is_blurred_and_leaves_what_is_sharp() -> None:
+    restorer = Restorer(models.load(models.open_model("photo"), "float32"), "float32")
+    sharp = np.ascontiguousarray(sample("city/taipei-city.jpg")[:256, :256])
+    (same,) = restorer.restore([sharp])
+    assert psnr(same, sharp) > 35
+    shift = same.astype(float).mean(axis=(0, 1)) - sharp.mean(axis=(0, 1))
+    assert np.abs(shift).max() < 0.5
+    blurred = blur.degrade(sharp, blur.Degradation("defocus", {"radius_px": 3.0}))
+    (restored,) = restorer.restore([blurred])
+    assert psnr(restored, sharp) > psnr(blurred, sharp) + 1

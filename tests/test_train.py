@@ -29,6 +29,7 @@ def options(source: Path, home: Path | str, **more: object) -> train.Options:
 def test_run_leaves_everything_behind(trained: Path) -> None:
     card = models.read_card(open_store(trained / "model"))
     assert (card.name, card.network, card.recipe) == ("tiny", "pix2pix-small", "box14")
+    assert card.licence == "CC0-1.0"
     assert card.steps == 7  # one of the eight pairs is held out
     assert set(card.figures) == {"blurred", "restored"}
     assert card.measured_on == "1 training photos that were held out"
