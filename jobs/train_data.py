@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -54,13 +54,12 @@ class Album:
     """The photos of a run, coded, in the object store.
 
     Attributes:
-        refs: tables with `key`, `sharp`, and, if these are pairs whose blur stays, `blurred`; all
-            of them, or by their number.
+        refs: tables with `key`, `sharp`, and, if these are pairs whose blur stays, `blurred`.
         maker: makes examples of them.
         held_out: how many serve for validation, and not for training.
     """
 
-    refs: Sequence[Any] | Mapping[int, Any]
+    refs: Sequence[Any]
     maker: Maker
     held_out: int
 
@@ -83,27 +82,28 @@ class Album:
     def validation(self) -> Iterator[Example]:
         """Yield what to validate on: the same for every run on these photos."""
         for place in self._places[: self.held_out]:
-            sharp, blurred = self._pictures(place)
+            sharp, blurred = _pictures(ray.get(self.refs[place.block]), place.row)
             if blurred is None:
                 yield self.maker.held_out(sharp, place.key)
             else:
                 yield Example(sharp, blurred)
 
-    def example(self, place: Place, epoch: int) -> Example:
-        """Return what an epoch sees of a photo."""
-        sharp, blurred = self._pictures(place)
-        if blurred is None:
-            return self.maker.of_photo(sharp, place.key, epoch)
-        return self.maker.of_pair(sharp, blurred, place.key, epoch)
 
-    def _pictures(self, place: Place) -> tuple[np.ndarray, np.ndarray | None]:
-        table = ray.get(self.refs[place.block])  # shared memory, not a copy
-        sharp, blurred = (
-            _decoded(table[name][place.row].as_buffer()) if name in table.column_names else None
-            for name in ("sharp", "blurred")
-        )
-        assert sharp is not None
-        return sharp, blurred
+def example(maker: Maker, table: Any, place: Place, epoch: int) -> Example:
+    """Return what an epoch sees of a photo of a table: in shared memory, of which nothing is copied."""
+    sharp, blurred = _pictures(table, place.row)
+    if blurred is None:
+        return maker.of_photo(sharp, place.key, epoch)
+    return maker.of_pair(sharp, blurred, place.key, epoch)
+
+
+def _pictures(table: Any, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+    sharp, blurred = (
+        _decoded(table[name][row].as_buffer()) if name in table.column_names else None
+        for name in ("sharp", "blurred")
+    )
+    assert sharp is not None
+    return sharp, blurred
 
 
 def _decoded(data: Any) -> np.ndarray:
@@ -166,17 +166,24 @@ class Feed:
             places = [self._places[int(row)] for share in shares for row in share.rows]
             weights = np.concatenate([share.weights for share in shares])
             steps.append((self._order.epoch(step), places, weights))
-        needed = {place.block for _, places, _ in steps for place in places}
-        refs = {block: self._album.refs[block] for block in needed}
-        return _made.remote(replace(self._album, refs=refs), steps)
+        numbers = sorted({place.block for _, places, _ in steps for place in places})
+        tables = [self._album.refs[number] for number in numbers]
+        return _made.remote(self._album.maker, steps, numbers, *tables)
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _made(album: Album, steps: Sequence[tuple[int, Sequence[Place], np.ndarray]]) -> list[Batch]:
+def _made(
+    maker: Maker,
+    steps: Sequence[tuple[int, Sequence[Place], np.ndarray]],
+    numbers: Sequence[int],
+    # Not asked for in here: Ray starts another process for each task that waits.
+    *tables: Any,
+) -> list[Batch]:
     cv2.setNumThreads(1)
+    table_of = dict(zip(numbers, tables, strict=True))
     batches = []
     for epoch, places, weights in steps:
-        examples = [album.example(place, epoch) for place in places]
+        examples = [example(maker, table_of[place.block], place, epoch) for place in places]
         sharp, blurred = (np.stack(pictures) for pictures in zip(*examples, strict=True))
         batches.append(Batch(sharp, blurred, weights, [place.key for place in places]))
     return batches

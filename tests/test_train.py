@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from deblur import models, pairs, photo
 from deblur.errors import DeblurError, UsageError
@@ -235,7 +236,9 @@ def test_batches_are_the_planned_ones(
             assert np.array_equal(batch.weights, weights)
             assert list(batch.keys) == [places[row].key for row in rows]
             for index, row in enumerate(rows):
-                sharp, blurred = album.example(places[row], order.epoch(step))
+                place = places[row]
+                table = ray.get(album.refs[place.block])
+                sharp, blurred = train_data.example(album.maker, table, place, order.epoch(step))
                 assert np.array_equal(batch.sharp[index], sharp)
                 assert np.array_equal(batch.blurred[index], blurred)
             seen += [key for key, weight in zip(batch.keys, weights, strict=True) if weight]
