@@ -12,11 +12,15 @@ process that had most; one worker may take turns at the first and the last.
 In MB, 2026-11, private and shared, of fetching, restoring and delivering a photo of:
 
     0.1 megapixels          220 +    0    840 +    0    225 +    0
+    50, JPEG                570 +  145   1040 +  285    520 +  285
+    50, 16 bits, PNG, TIFF  950 +  285   1180 +  570    600 +  570
     100, JPEG               930 +  285   1205 +  570    750 +  570
     100, 16 bits, PNG      1680 +  570   1475 + 1145    850 + 1145
     100, 16 bits, TIFF     1685 +  570   1490 + 1145    850 + 1145
 
-The files of 16 bits had 530 MB. The actor's 840 are TensorFlow and the model.
+The bound of 2 GiB a worker is on what is private: the other is Ray's, and on the machine once. `whole`
+is below it for 50 megapixels (1845 MB) and for JPEGs of 100 (1775), and 2600 for 100 of 16 bits.
+The files of 100 megapixels with 16 bits had 530 MB. The actor's 840 are TensorFlow and the model.
 """
 
 from __future__ import annotations

@@ -6,6 +6,15 @@ The ledger lies in a local folder, as one merged part and as 1,000 parts; the in
 generator, whose own time is in the figures, and shown. Each case runs in a process of its own.
 `cpu` is that process's, which a busy machine does not change much; `peak` is the most resident
 memory while planning, and `base` that before it, with Arrow imported.
+
+Seconds and peak MB on a quiet machine, 2026-11 (`base` 74 MB):
+
+    keys                             10,000        100,000       1,000,000
+    the generator alone             0.02            0.17            1.65
+    no ledger                       0.17  123       0.43  158       3.1  269
+    1,000 parts, all done           0.88  145       1.2   186       6.0  457
+    one part, all done              0.26  144       0.57  190       5.3  458
+    merging 1,000 parts             1.5   174       1.8   205       3.3  377
 """
 
 from __future__ import annotations
