@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -40,10 +40,10 @@ def fit(
     maker = Maker(plan.blur, plan.size_px, plan.seed, max(plan.size_px, tile_px))
     album = Album(photos.refs(), maker, plan.held_out)
     gpus = options.gpus_per_worker if options.gpu else 0
-    total = ray.cluster_resources().get("CPU", 1)
-    cpus = cpus_per_worker(total, workers[1], options.gpu)
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    cpus = cpus_per_worker(nodes, workers[1], options.gpu)
     # As many blocks as its share of the free cores makes at a time, and one that is ready.
-    ahead = math.ceil((total - workers[1] * cpus) / TASK_CPUS / workers[1]) + 1
+    ahead = math.ceil(max(sum(nodes) - workers[1] * cpus, 0) / TASK_CPUS / workers[1]) + 1
     filesystem, path = home.arrow()
     home.delete(FAILURE)
     trainer = DataParallelTrainer(
@@ -84,13 +84,21 @@ def _train_worker(config: Mapping[str, Any]) -> None:
     train_worker(config)
 
 
-def cpus_per_worker(total: float, workers: int, gpu: bool = False) -> float:
+def cpus_per_worker(nodes: Sequence[float], workers: int, gpu: bool = False) -> float:
     """Return the CPUs to reserve for each worker: one beside a GPU, else all but one.
 
     What is not reserved makes examples. A reservation only keeps others off: on two cores, two
     workers reserve half a core each and use what there is.
+
+    Args:
+        nodes: CPUs of each node; a worker's have to be on one.
+        workers: how many there may be.
+        gpu: whether they compute on GPUs.
     """
-    share = (total - 1 if total > 1 else total / 2) / workers
-    if gpu:
-        share = min(share, 1)
-    return float(int(share)) if share >= 1 else max(int(share * 100) / 100, 0.01)
+    # A core of each node, or half of its only one, is left, so that whichever node goes, those that
+    # stay can both train and make examples.
+    free = [cpus - 1 if cpus > 1 else cpus / 2 for cpus in nodes if cpus]
+    for whole in range(1 if gpu else int(max(free)), 0, -1):
+        if sum(int(cpus // whole) for cpus in free) >= workers:
+            return float(whole)
+    return max(int(max(free) / math.ceil(workers / len(free)) * 100) / 100, 0.01)

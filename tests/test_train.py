@@ -192,12 +192,17 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("total", "workers", "gpu", "share"),
-    [(2, 1, False, 1), (2, 2, False, 0.5), (16, 2, False, 7), (1, 1, False, 0.5), (8, 3, False, 2),
-     (64, 8, True, 1), (2, 1, True, 1), (4, 4, True, 0.75)],
+    ("nodes", "workers", "gpu", "share"),
+    [([2], 1, False, 1), ([2], 2, False, 0.5), ([16], 2, False, 7), ([1], 1, False, 0.5),
+     ([8], 3, False, 2), ([64], 8, True, 1), ([2], 1, True, 1), ([4], 4, True, 0.75),
+     # A worker's cores are on one node, however many there are in all.
+     ([0, 3, 3], 1, False, 2), ([0, 3, 3], 2, False, 2), ([8, 8], 3, False, 3), ([1, 1], 1, False, 0.5),
+     ([1, 1], 2, False, 0.5), ([0, 2, 2], 3, False, 0.5)],
 )  # fmt: skip
-def test_cores_are_left_for_the_data(total: float, workers: int, gpu: bool, share: float) -> None:
-    assert train_group.cpus_per_worker(total, workers, gpu) == share
+def test_cores_are_left_for_the_data(
+    nodes: list[float], workers: int, gpu: bool, share: float
+) -> None:
+    assert train_group.cpus_per_worker(nodes, workers, gpu) == share
 
 
 @pytest.mark.parametrize("anew", [False, True])

@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # With 6 cores in all each of at most two workers reserves 2, and a node of 3 holds one of them; the
 # third makes examples.
 CORES = 3
-WORDS = ["--network", "pix2pix-small", "--epochs", "6", "--batch-size", "2", "--precision",
+# This network has no dropout, whose masks would differ with the number of workers.
+WORDS = ["--network", "wiener-box14", "--epochs", "6", "--batch-size", "2", "--precision",
          "float32", "--validate-every", "6"]  # fmt: skip
 STEPS = 24
 
@@ -73,12 +74,12 @@ def test_a_lost_node_leaves_one_worker(
     found, expected = weights(open_store(home), STEPS), weights(other, STEPS)
     assert found.keys() == expected.keys()
     moved = [
-        np.abs(found[name] - value).max() / (np.abs(value).max() + 1e-6)
+        np.abs(found[name] - value).max() / (np.abs(value).max() + 1e-3)
         for name, value in expected.items()
-        if name.startswith("generator/") and "seed" not in name
+        if name.startswith("generator/")
     ]
-    # Dropout draws other masks for another number of workers; all else is the same.
-    assert max(moved) < 0.2
+    # Sums in another order, through 24 steps of Adam.
+    assert max(moved) < 0.02
 
 
 def test_notice_of_a_preemption_makes_a_checkpoint(
@@ -86,8 +87,9 @@ def test_notice_of_a_preemption_makes_a_checkpoint(
 ) -> None:
     cluster, both = nodes
     home = tmp_path / "run"
-    words = [*WORDS, "--workers", "1", "--epochs", "60", "--address", cluster.address]
-    words[words.index("--validate-every") + 1] = "60"
+    words = [*WORDS, "--workers", "1", "--address", cluster.address]
+    for name in ("--epochs", "--validate-every"):
+        words[words.index(name) + 1] = "60"
     with Job(made_pairs, open_store(home), {}, tmp_path / "log", words) as job:
         awaited(lambda: job.step() >= 5, "the fifth step", 240)
         (host,) = hosts(both)

@@ -81,7 +81,8 @@ class Job:
             _kill(pid)
 
     def step(self) -> int:
-        """Return the step that the run has told."""
+        """Return the step that the run has told, as long as it has not failed."""
+        assert self._process.poll() in {None, 0}, self.log.read_text()[-3000:]
         try:
             return int(json.loads(self._home.read("live.json"))["step"])
         except (OSError, ValueError):
