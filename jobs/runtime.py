@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,10 @@ def cluster(where: Cluster) -> Iterator[None]:
         ) from error
     quieten(where.verbose)
     try:
-        yield
+        # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which
+        # is the summary's.
+        with open(os.devnull, "w") as sink, redirect_stdout(sys.stderr if where.verbose else sink):
+            yield
     finally:
         ray.shutdown()
 

@@ -50,14 +50,14 @@ class Job:
         words: Sequence[str] = WORDS,
     ) -> None:
         self._home = home
-        self.log = log
-        with log.open("ab") as file:
+        self.log, self._summary = log, log.with_name(f"{log.name}-{next(_numbers)}.json")
+        with log.open("ab") as file, self._summary.open("wb") as summary:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", "train", str(pairs), home.uri, *words],
                 env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
                 | environment,
                 stdin=subprocess.DEVNULL,
-                stdout=file,
+                stdout=summary,
                 stderr=file,
             )
 
@@ -92,6 +92,7 @@ class Job:
         """Wait for a good end."""
         code = self._process.wait(timeout=200)
         assert code == 0, self.log.read_text()[-3000:]
+        assert json.loads(self._summary.read_text())["job"] == "train"  # and no word of Ray's
 
     def __enter__(self) -> Job:
         return self
