@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.robustness TRAINING_PHOTOS TEST_PHOTOS [--model box14] [--photos 60]
 
-Of both folders the middle 256 x 256 pixels of photos serve, drawn by name. Three sweeps of a box of
+Of both folders the middle 256 x 256 pixels of photos serve, drawn by name; if they are the same
+folder, of other photos. Three sweeps of a box of
 14 x 14 pixels: its side, JPEG of the blurred photo, and noise. The Wiener filter is told the side,
 its prior and its noise are those that are best on the training photos at that very point; the last
 column is the filter that takes every photo for an exact box of 14. For `photo`, which does not know
@@ -38,7 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     training = crops(arguments.training_photos, arguments.photos)
-    test = crops(arguments.test_photos, arguments.photos)
+    same = arguments.test_photos == arguments.training_photos
+    test = crops(arguments.test_photos, arguments.photos * (1 + same))[-arguments.photos :]
     dtype_policy = policy("auto")
     model = models.load(models.open_model(arguments.model), dtype_policy)
     restorer = Restorer(model, dtype_policy)
