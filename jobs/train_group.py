@@ -97,7 +97,8 @@ def cpus_per_worker(nodes: Sequence[float], workers: int, gpu: bool = False) -> 
     """
     # A core of each node, or half of its only one, is left, so that whichever node goes, those that
     # stay can both train and make examples.
-    free = [cpus - 1 if cpus > 1 else cpus / 2 for cpus in nodes if cpus]
+    # A cluster that grows on demand may have no core yet.
+    free = [cpus - 1 if cpus > 1 else cpus / 2 for cpus in nodes if cpus] or [0.0]
     for whole in range(1 if gpu else int(max(free)), 0, -1):
         if sum(int(cpus // whole) for cpus in free) >= workers:
             return float(whole)

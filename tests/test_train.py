@@ -197,7 +197,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
      ([8], 3, False, 2), ([64], 8, True, 1), ([2], 1, True, 1), ([4], 4, True, 0.75),
      # A worker's cores are on one node, however many there are in all.
      ([0, 3, 3], 1, False, 2), ([0, 3, 3], 2, False, 2), ([8, 8], 3, False, 3), ([1, 1], 1, False, 0.5),
-     ([1, 1], 2, False, 0.5), ([0, 2, 2], 3, False, 0.5)],
+     ([1, 1], 2, False, 0.5), ([0, 2, 2], 3, False, 0.5), ([0], 2, False, 0.01)],
 )  # fmt: skip
 def test_cores_are_left_for_the_data(
     nodes: list[float], workers: int, gpu: bool, share: float

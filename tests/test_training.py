@@ -75,15 +75,13 @@ def check_close(
 ) -> None:
     """Compare states whose sums were in another order.
 
-    Seen are 6e-6 of the way for the optimisers, and for most weights 3e-4: Adam enlarges the rounding
-    of gradients that are almost zero, in some runs for 2 % of the weights to 1e-2 to 4e-2.
+    Seen are 6e-6 of the way for the optimisers, and 3e-4 for the weights: Adam enlarges the rounding
+    of gradients that are almost zero.
     """
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         moved = np.abs(value.astype(float) - before[name]).max()
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=0.1 * moved, err_msg=name)
-        apart = np.abs(found[name] - value)
-        assert apart.mean() <= 1e-2 * moved, name
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
 
 
 # === A step ===
