@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import mmap
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -91,14 +92,15 @@ class _Account:
         for rows in ledger.current(store, self._COLUMNS):
             self._add(rows)
         why: dict[str, dict[str, int]] = {}
-        for (status, text), photos in self.reasons.most_common(_MOST_REASONS):
+        reasons = _grouped(self.reasons)
+        for (status, text), photos in reasons.most_common(_MOST_REASONS):
             why.setdefault(status, {})[text] = photos
         return {
             "parts": len(ledger.parts(store)),
             "photos": self.status.total(),
             "status": {name: self.status[name] for name in ("restored", "skipped", "failed")},
             "reasons": why,
-            "more_reasons": max(0, len(self.reasons) - _MOST_REASONS),
+            "more_reasons": max(0, len(reasons) - _MOST_REASONS),
             "megapixels": round(self.megapixels, 2),
             "seconds": round(self.seconds, 1),
             "source_bytes": self.source_bytes,
@@ -150,6 +152,21 @@ class _Account:
         self.failures += failed.take(pc.select_k_unstable(failed, self.show, order)).to_pylist()
         self.failures.sort(key=lambda row: str(row["key"]))
         del self.failures[self.show :]
+
+
+def _grouped(reasons: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    """Count reasons that differ in their numbers alone as one, whose numbers are then `#`."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for status, text in reasons:
+        alike.setdefault((status, re.sub(r"\d+(\.\d+)?", "#", text)), []).append(text)
+    return Counter(
+        {
+            (status, texts[0] if len(texts) == 1 else general): sum(
+                reasons[status, text] for text in texts
+            )
+            for (status, general), texts in alike.items()
+        }
+    )
 
 
 # === Table ===

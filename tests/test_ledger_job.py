@@ -48,6 +48,21 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(exit_.value.code or 0), shown.out, shown.err
 
 
+def test_reasons_that_differ_in_numbers_are_counted_as_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    reasons = ["9x8 is over the limit", "12.5x8 is over the limit", "HTTP 503", "HTTP 503"]
+    failures = [
+        Row(f"{number}.jpg", "e", 5, "m1", "s1", "failed", text, finished_at=START)
+        for number, text in enumerate(reasons)
+    ]
+    rows.write(open_store(tmp_path), failures)
+    _, out, _ = run(capsys, str(tmp_path))
+    summary = json.loads(out)
+    assert summary["reasons"] == {"failed": {"#x# is over the limit": 2, "HTTP 503": 2}}
+    assert [row["reason"] for row in summary["failures"]] == reasons
+
+
 def test_the_summary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     written(tmp_path)
     code, out, err = run(capsys, str(tmp_path), "--show", "3")
