@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from deblur import models
@@ -71,10 +74,30 @@ def fit(
         ),
     )  # fmt: skip
     progress = Progress("train", plan.total_steps, "steps")
-    with progress, train_run.Watcher(home, progress):
+    with progress, train_run.Watcher(home, progress), _named_cluster():
         trainer.fit()
     if home.exists(FAILURE):
         raise DeblurError(json.loads(home.read(FAILURE))["error"])
+
+
+@contextmanager
+def _named_cluster() -> Iterator[None]:
+    """Name the cluster to Ray Train's own actors.
+
+    One of them asks it every second whether the run's controller lives, and takes the workers away if
+    not. Without a name it asks whichever cluster `ray start` began last on the machine, which knows
+    nothing of the controller, and the run fails (Ray 2.60).
+    """
+    name = "RAY_ADDRESS"
+    ENV_VARS_TO_PROPAGATE.add(name)
+    before = os.environ.get(name)
+    os.environ[name] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _train_worker(config: Mapping[str, Any]) -> None:

@@ -186,6 +186,8 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
             train.run(options(made_pairs, tmp_path / "run", **more))
     with pytest.raises(UsageError, match=r"holds no finished pairs .* or name a --blur"):
         train.run(options(sharp_folder, tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
+        train.run(options(tmp_path / "nowhere", tmp_path / "run"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"has neither pairs .* nor photos"):
         train.run(options(tmp_path / "empty", tmp_path / "run", blur="box14"))

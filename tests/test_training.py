@@ -71,17 +71,26 @@ def check_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
 
 
 def check_close(
-    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], before: dict[str, np.ndarray]
+    found: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    before: dict[str, np.ndarray],
+    *,
+    steps: int,
 ) -> None:
     """Compare states whose sums were in another order.
 
-    Seen are 6e-6 of the way for the optimisers, and 3e-4 for the weights: Adam enlarges the rounding
-    of gradients that are almost zero.
+    After one step each number is that of the other to 1e-3 of the way. Later a rounding may decide
+    on which side of zero an activation falls, and normalisation over four pixels enlarges that: 6e-5
+    of a variable's way, as a rule, was 3e-2 in one run of four steps, the same each time, and 6e-5
+    again when a constant of the loss was changed by a millionth of it.
     """
     assert expected.keys() == found.keys()
     for name, value in expected.items():
-        moved = np.abs(value.astype(float) - before[name]).max()
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
+        way = value.astype(float) - before[name]
+        off = found[name].astype(float) - value
+        if steps == 1:
+            assert np.abs(off).max() <= 1e-2 * np.abs(way).max(), name
+        assert np.linalg.norm(off) <= 0.1 * np.linalg.norm(way), name
 
 
 # === A step ===
@@ -142,7 +151,7 @@ def test_photos_without_weight_count_for_nothing() -> None:
     one.step(blurred, sharp, weights, RATE)
     more = [np.concatenate([array, array[:1] * 0 + 77]) for array in (blurred, sharp)]
     figures = other.step(*more, np.append(weights, np.float32(0)), RATE)
-    check_close(state(other), state(one), state(Training(WHOLE)))
+    check_close(state(other), state(one), state(Training(WHOLE)), steps=1)
     assert float(figures["error"]) < 1
 
 
@@ -156,7 +165,7 @@ def test_in_parts_it_is_the_same_step(recipe: Recipe) -> None:
         other = parts.step(*photos, RATE)
         for name in FIGURES:
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3), name
-    check_close(state(parts), state(whole), before)
+    check_close(state(parts), state(whole), before, steps=2)
 
 
 def test_photos_that_make_no_equal_parts_are_refused() -> None:
@@ -247,7 +256,8 @@ for name in sys.argv[3:]:
     for step in range(tests.STEPS):
         photos = tests.shared(step, rank * gpus, gpus, world * gpus)
         figures = training.step(*photos, tests.RATE)
-    training.save(tests.made(Path(sys.argv[1]) / name / str(rank)))
+        if step in (0, tests.STEPS - 1):
+            training.save(tests.made(Path(sys.argv[1]) / name / str(rank) / str(step + 1)))
     print(*(float(figure) for figure in figures.values()))
 """
 
@@ -309,18 +319,20 @@ def check_is_that_of_one_worker(found: Path, figures: list[float], recipe: Recip
     before = state(alone)
     for step in range(STEPS):
         last = alone.step(*pairs(step, BATCH), RATE)
+        if step in (0, STEPS - 1):
+            check_close(saved(found / str(step + 1)), state(alone), before, steps=step + 1)
     np.testing.assert_allclose([float(value) for value in last.values()], figures, rtol=2e-3)
-    check_close(saved(found), state(alone), before)
 
 
 # Three share a batch of four, one with two photos and two with one and a filling.
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_take_the_steps_of_one_with_the_whole_batch(workers: int, tmp_path: Path) -> None:
     recipes = ("WHOLE", "PIXELS", "NARROW") if workers == 2 else ("WHOLE",)
     figures = train_together(tmp_path, workers, 1, *recipes)
     for index, name in enumerate(recipes):
         for rank in range(1, workers):  # they agree to the bit, with dropout as well
-            check_equal(saved(tmp_path / name / "0"), saved(tmp_path / name / str(rank)))
+            last = (saved(tmp_path / name / str(each) / str(STEPS)) for each in (0, rank))
+            check_equal(*last)
             assert figures[0][index] == figures[rank][index]
         if name != "NARROW":
             recipe = {"WHOLE": WHOLE, "PIXELS": PIXELS}[name]
