@@ -37,6 +37,7 @@ class Recipe:
         clip_norm: largest norm of the gradients of a side, over all its weights; None clips nothing.
         average: decay of the moving average of the generator's weights, which is what is validated
             and kept; 0 keeps the weights themselves.
+        keep: the `best` by PSNR on the photos held out, or the `last`, where PSNR is not the aim.
     """
 
     network: str
@@ -55,6 +56,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     average: float = 0.0
+    keep: Literal["best", "last"] = "best"
 
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -100,7 +102,17 @@ BEST = Recipe(
 FAST = replace(BEST, max_steps=1_500)
 """Most of it in minutes."""
 
-RECIPES: Mapping[str, Recipe] = {"report": REPORT, "fast": FAST, "best": BEST}
+ADVERSARIAL = replace(
+    BEST, max_steps=3_000, learning_rate=1e-4, adversarial_weight=0.05, keep="last"
+)
+"""Goes on from a model of `best` (`--start-from`) with a discriminator: texture for PSNR."""
+
+RECIPES: Mapping[str, Recipe] = {
+    "report": REPORT,
+    "fast": FAST,
+    "best": BEST,
+    "adversarial": ADVERSARIAL,
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -42,7 +42,7 @@ class Options:
     "Where the run lives: checkpoints, TensorBoard events, and the model. Folder or s3://bucket/prefix."
     _: KW_ONLY
     recipe: str = "report"
-    "How to train: report (pix2pix as the report has it), fast or best. What follows replaces single parts of it."
+    "How to train: report, fast, best, or adversarial, on from a model. What follows replaces parts of it."
     name: str | None = None
     "What the model is called; else as its network."
     licence: str = ""
@@ -230,6 +230,8 @@ def _check(options: Options, recipe: recipes.Recipe) -> None:
         raise UsageError(f"--validation-photos {options.validation_photos}: expected 0 or more")
     if options.patience and not options.validation_photos:
         raise UsageError("--patience counts validations: give --validation-photos")
+    if options.patience and recipe.keep == "last":
+        raise UsageError(f"--patience is for a gain of PSNR, which is not {options.recipe}'s aim")
 
 
 def _size(options: Options, recipe: recipes.Recipe, dataset: pairs.Dataset | None) -> int:

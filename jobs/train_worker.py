@@ -41,9 +41,9 @@ class Progress:
     Attributes:
         step: steps taken.
         seconds: training time so far.
-        best_step, best: where the validation was best, and its PSNR; 0 if there was none.
+        best_step, best: of the validation to keep, and its PSNR; 0 if there was none.
         without_gain: validations since then.
-        figures: of the best validation.
+        figures: of that validation.
     """
 
     step: int = 0
@@ -160,7 +160,7 @@ class _Worker:
         score = float(figures["restored"]["psnr"])
         progress = self._progress
         # Of equal ones the later: as Ray Train keeps checkpoints.
-        if score >= progress.best:
+        if score >= progress.best or self._recipe.keep == "last":
             progress = replace(
                 progress, best=score, best_step=progress.step, without_gain=0, figures=figures
             )

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import ray
 from deblur import models, pairs, photo
 from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
+from deblur.recipes import recipe
 from deblur.sampling import Order
 from deblur.storage import open_store
 from jobs import train, train_data, train_group, train_source
@@ -124,6 +127,27 @@ def test_the_best_is_kept_and_a_run_without_gain_stops(made_pairs: Path, tmp_pat
     assert kept == {f"step-{7 * epoch:08d}" for epoch in (best, best + 2)}
 
 
+@pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])
+def test_the_last_is_kept_where_psnr_is_not_the_aim(
+    monkeypatch: pytest.MonkeyPatch, name: str, kept: int
+) -> None:
+    from jobs import train_worker
+
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", lambda figures: figures)
+    psnr = {1: 29.0, 2: 30.0, 3: 28.0}
+    record = SimpleNamespace(validate=lambda step: {"restored": {"psnr": psnr[step]}})
+    worker = object.__new__(train_worker._Worker)
+    worker._config = {"album": SimpleNamespace(held_out=["one"])}
+    worker._plan = SimpleNamespace(patience=None)
+    worker._recipe = recipe(name)
+    worker._progress = train_worker.Progress()
+    for step in psnr:
+        worker._progress = replace(worker._progress, step=step)
+        worker._validate(record)
+    assert (worker._progress.best_step, worker._progress.best) == (kept, psnr[kept])
+    assert worker._progress.figures == {"restored": {"psnr": psnr[kept]}}
+
+
 def test_a_run_that_diverges_says_where(made_pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(DeblurError) as caught:
         train.run(options(made_pairs, tmp_path / "run", learning_rate=float("nan"), epochs=3))
@@ -180,6 +204,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
             "start_from": str(trained / "model"), "network": "pix2pix",
         },
         "--patience counts validations": {"patience": 2, "validation_photos": 0},
+        "--patience is for a gain of PSNR": {"recipe": "adversarial", "patience": 2},
     }  # fmt: skip
     for message, more in cases.items():
         with pytest.raises(UsageError, match=message):
