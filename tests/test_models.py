@@ -303,3 +303,34 @@ def test_photo_sharpens_what_is_blurred_and_leaves_what_is_sharp() -> None:
     blurred = blur.degrade(sharp, blur.Degradation("defocus", {"radius_px": 3.0}))
     (restored,) = restorer.restore([blurred])
     assert psnr(restored, sharp) > psnr(blurred, sharp) + 0.4
+
+
+@pytest.mark.parametrize("name", models.shipped())
+def test_no_grid_and_no_tint(name: str) -> None:
+    """Errors that recur every 2, 4, 8 or 16 pixels in all photos are the network's strides, not photos."""
+    model = models.load(models.open_model(name), "mixed_bfloat16")
+    files = sorted(path.relative_to(SAMPLES).as_posix() for path in SAMPLES.rglob("*.jpg"))
+    sharps = [np.ascontiguousarray(sample(file)[:256, :256]) for file in files]
+    recipe = model.card.recipe.removesuffix("-jpeg")
+    blurred = [
+        blur.degrade(sharp, blur.draw(recipe, seed=0, key=file))
+        for sharp, file in zip(sharps, files, strict=True)
+    ]
+    restored = list(Restorer(model, "mixed_bfloat16").restore(blurred))
+    errors = [one.astype(np.float32) - sharp for one, sharp in zip(restored, sharps, strict=True)]
+
+    def grid(pictures: list[np.ndarray]) -> float:  # the strongest wave's amplitude, in levels
+        waves = np.mean([np.fft.fft2(picture.mean(axis=2)) for picture in pictures], axis=0)
+        waves[0, 0] = 0
+        return float(np.abs(waves[::16, ::16]).max()) / 256**2
+
+    checks = np.indices((256, 256)).sum(axis=0)[..., None] % 2 - 0.5
+    assert grid([error + checks for error in errors]) > 0.45
+    assert grid(errors) < 0.2
+
+    tint = np.mean([error.mean(axis=(0, 1)) for error in errors], axis=0)
+    # Of `photo`, whose light is blurred, which makes display values brighter by 2.4 levels here.
+    before = np.mean(
+        [np.subtract(*pair, dtype=float) for pair in zip(blurred, sharps, strict=True)]
+    )
+    assert np.abs(tint).max() < max(0.5, 0.75 * before)
