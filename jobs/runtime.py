@@ -89,13 +89,13 @@ def cluster(where: Cluster) -> Iterator[None]:
             f"no Ray cluster answers at {address!r}: give its address, or none to run on this machine"
         ) from error
     quieten(where.verbose)
-    try:
-        # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which
-        # is the summary's.
-        with open(os.devnull, "w") as sink, redirect_stdout(sys.stderr if where.verbose else sink):
+    # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which is the
+    # summary's; those that it holds back as repetitions, when it shuts down.
+    with open(os.devnull, "w") as sink, redirect_stdout(sys.stderr if where.verbose else sink):
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _address(where: Cluster) -> str:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from deblur.errors import DeblurError
@@ -25,8 +29,6 @@ def test_progress_tells_state_and_time_left(
 
 
 def test_hushed_keeps_the_descriptor_quiet(capfd: pytest.CaptureFixture[str]) -> None:
-    import os
-
     with runtime.hushed():
         os.write(2, b"chatter\n")
     os.write(2, b"news\n")
@@ -46,3 +48,28 @@ def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime.cluster(runtime.Cluster(address="ray://nowhere:1")),
     ):
         pass
+
+
+# Ray tells of the first worker at once, and of the second when it shuts down.
+TWO_DEATHS = """
+import os, time, ray
+from jobs import runtime
+with runtime.cluster(runtime.Cluster(address="local", cpus=2)):
+    @ray.remote(max_retries=0)
+    def die():
+        os.kill(os.getpid(), 9)
+    for dying in [die.remote() for _ in range(2)]:
+        try:
+            ray.get(dying)
+        except ray.exceptions.WorkerCrashedError:
+            pass
+    time.sleep(3)
+print("the summary")
+"""
+
+
+def test_stdout_has_the_summary_alone_whoever_dies() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    words = [sys.executable, "-c", TWO_DEATHS]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "the summary\n"), done.stderr
