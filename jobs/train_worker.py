@@ -99,6 +99,8 @@ class _Worker:
         """Take all steps that are left."""
         plan = self._plan
         record = Record(self._home, self._config, self._training) if self._chief else None
+        if record and self._progress.step:
+            record.tell(f"going on after step {self._progress.step}, from its checkpoint")
         seconds_before, started = self._progress.seconds, time.monotonic()
         batches = self._batches()
         warned = False

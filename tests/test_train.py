@@ -87,10 +87,11 @@ def cut_off(home: Path, made_pairs: Path, **more: object) -> None:
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(
-    trained: Path, made_pairs: Path, tmp_path: Path
+    trained: Path, made_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut_off(tmp_path / "run", made_pairs)
     train.run(options(made_pairs, tmp_path / "run", checkpoint_steps=3))
+    assert "\ngoing on after step 3, from its checkpoint\n" in capsys.readouterr().err
     found, expected = (
         models.read_card(open_store(run / "model")) for run in (tmp_path / "run", trained)
     )

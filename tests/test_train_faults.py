@@ -200,6 +200,7 @@ def test_the_same_weights(
     if victim == "driver":
         with Job(made_pairs, place.home, place.environment, log) as job:
             job.end()
+    assert "going on after step " in log.read_text()
     found = weights(place.home)
     assert found.keys() == undisturbed.keys()
     for name, value in undisturbed.items():
