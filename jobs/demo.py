@@ -15,7 +15,7 @@ from typing import Any
 from cyclopts import Parameter
 
 from deblur import blur, photo
-from jobs import evaluate, preprocess, restore, train
+from jobs import evaluate, preprocess, restore, restore_report, train
 from jobs.runtime import Cluster, cluster, note
 
 _RECIPE = _SHIPPED = "box14"  # the blur, and the model that undoes it
@@ -83,7 +83,7 @@ def run(options: Options = Options()) -> dict[str, Any]:
         )
 
     note(
-        f"\nBefore and after: {restored['report']}\n"
+        f"\nBefore and after: {places['restored']}/{restore_report.PAGE}\n"
         f"The figures:      {evaluated['report']}\n"
         f"The small GAN:    {model} ({trained['steps']} steps)\n"
         f"So short a training proves the way, not the quality: {_verdict(trained['figures'])} "
