@@ -339,6 +339,7 @@ def test_workers_take_the_steps_of_one_with_the_whole_batch(workers: int, tmp_pa
             check_is_that_of_one_worker(tmp_path / name / "0", figures[0][index], recipe)
 
 
+@pytest.mark.slow
 def test_the_gpus_of_one_worker_take_the_steps_of_one(tmp_path: Path) -> None:
     figures = train_together(tmp_path, 1, 2, "WHOLE")
     check_is_that_of_one_worker(tmp_path / "WHOLE" / "0", figures[0][0], WHOLE)

@@ -50,13 +50,15 @@ class Network:
 
 
 _PIX2PIX = Network("pix2pix", stride=256, tile_px=256, overlap_px=32, arguments={"width": 64})
+# Four photos of 1024 pixels, PSNR in dB for overlaps of 32, 64 and 96: box14 31.89, 32.03, 32.29, as a
+# wide inverse filter feels a tile's border; photo 26.37 with each, and 1.2 times as fast with 32 as with 64.
 _WIENER_UNET = Network("wiener_unet", stride=16, tile_px=256, overlap_px=64)
 
 NETWORKS: Mapping[str, Network] = {
     "pix2pix": _PIX2PIX,  # the report's
     "pix2pix-small": replace(_PIX2PIX, arguments={"width": 16}),  # a sixteenth, for demos and tests
     "wiener-box14": replace(_WIENER_UNET, generator_arguments={"recipe": "box14"}),
-    "wiener-photo": replace(_WIENER_UNET, generator_arguments={"recipe": "photo"}),
+    "wiener-photo": replace(_WIENER_UNET, overlap_px=32, generator_arguments={"recipe": "photo"}),
 }
 
 
