@@ -302,7 +302,7 @@ def test_photo_sharpens_what_is_blurred_and_leaves_what_is_sharp() -> None:
     assert np.abs(shift).max() < 0.5
     blurred = blur.degrade(sharp, blur.Degradation("defocus", {"radius_px": 3.0}))
     (restored,) = restorer.restore([blurred])
-    assert psnr(restored, sharp) > psnr(blurred, sharp) + 0.4
+    assert psnr(restored, sharp) > psnr(blurred, sharp) + 0.7
 
 
 @pytest.mark.parametrize("name", models.shipped())

@@ -71,26 +71,19 @@ def check_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
 
 
 def check_close(
-    found: dict[str, np.ndarray],
-    expected: dict[str, np.ndarray],
-    before: dict[str, np.ndarray],
-    *,
-    steps: int,
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], before: dict[str, np.ndarray]
 ) -> None:
     """Compare states whose sums were in another order.
 
-    After one step each number is that of the other to 1e-3 of the way. Later a rounding may decide
-    on which side of zero an activation falls, and normalisation over four pixels enlarges that: 6e-5
-    of a variable's way, as a rule, was 3e-2 in one run of four steps, the same each time, and 6e-5
-    again when a constant of the loss was changed by a millionth of it.
+    Seen are 6e-6 of the way for the optimisers, and 3e-4 for the weights: Adam enlarges the rounding
+    of gradients that are almost zero. With another constant in the PSNR loss four steps were off by
+    a fifth of the way in single weights, after a first step that was as close as all: probably a
+    rounding that decided on which side of zero an activation falls.
     """
     assert expected.keys() == found.keys()
     for name, value in expected.items():
-        way = value.astype(float) - before[name]
-        off = found[name].astype(float) - value
-        if steps == 1:
-            assert np.abs(off).max() <= 1e-2 * np.abs(way).max(), name
-        assert np.linalg.norm(off) <= 0.1 * np.linalg.norm(way), name
+        moved = np.abs(value.astype(float) - before[name]).max()
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
 
 
 # === A step ===
@@ -151,7 +144,7 @@ def test_photos_without_weight_count_for_nothing() -> None:
     one.step(blurred, sharp, weights, RATE)
     more = [np.concatenate([array, array[:1] * 0 + 77]) for array in (blurred, sharp)]
     figures = other.step(*more, np.append(weights, np.float32(0)), RATE)
-    check_close(state(other), state(one), state(Training(WHOLE)), steps=1)
+    check_close(state(other), state(one), state(Training(WHOLE)))
     assert float(figures["error"]) < 1
 
 
@@ -165,7 +158,7 @@ def test_in_parts_it_is_the_same_step(recipe: Recipe) -> None:
         other = parts.step(*photos, RATE)
         for name in FIGURES:
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3), name
-    check_close(state(parts), state(whole), before, steps=2)
+    check_close(state(parts), state(whole), before)
 
 
 def test_photos_that_make_no_equal_parts_are_refused() -> None:
@@ -320,7 +313,7 @@ def check_is_that_of_one_worker(found: Path, figures: list[float], recipe: Recip
     for step in range(STEPS):
         last = alone.step(*pairs(step, BATCH), RATE)
         if step in (0, STEPS - 1):
-            check_close(saved(found / str(step + 1)), state(alone), before, steps=step + 1)
+            check_close(saved(found / str(step + 1)), state(alone), before)
     np.testing.assert_allclose([float(value) for value in last.values()], figures, rtol=2e-3)
 
 
