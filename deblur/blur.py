@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,9 +261,18 @@ def _photograph(sharp: NDArray[np.uint8], degradation: Degradation) -> NDArray[n
 
 def _saved(picture: NDArray[np.uint8], drawn: Mapping[str, Any]) -> NDArray[np.uint8]:
     quality = drawn.get("jpeg_quality")
-    if quality is None:
-        return picture
-    top, left = drawn["jpeg_phase_px"]
+    return picture if quality is None else jpeg(picture, quality, drawn["jpeg_phase_px"])
+
+
+def jpeg(picture: NDArray[np.uint8], quality: int, phase_px: Sequence[int]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) uint8 RGB as saved by JPEG with 4:2:0.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        quality: 1 to 100.
+        phase_px: how far into a block of 16 pixels the picture begins, down and across.
+    """
+    top, left = phase_px
     padded = cv2.copyMakeBorder(picture, top, 0, left, 0, cv2.BORDER_REFLECT_101)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]

@@ -29,6 +29,9 @@ _LEAST_SCALE = 0.35
 # on 40 photos made so, 1.1 on the same by Lanczos, and 0.7 on 65 photos of a web page.
 _LANCZOS_SHARE, _SHARPENED_SHARE = 0.5, 0.25
 _SHARPENED_BY, _SHARPENED_SIGMA_PX = (0.2, 0.8), 0.8
+# Photos come as JPEG of their own size, with its traces. On from the shipped box14, 1,500 steps with such
+# and without gained 1.20 and 1.18 dB over the exact filter on 160 photos of other sources.
+_SAVED_SHARE, _SAVED_QUALITY = 0.5, (75, 95)
 # How often a crop is blurred without what lies around it, as pairs are: by reflection. In cameras'
 # photos something lies there; the box of the report was applied to what is shown, and its exact
 # filter counts on that.
@@ -98,8 +101,10 @@ class Maker:
 
 def _shrunk(crop: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndarray:
     """Return a square crop of this size, as soft or as crisp as photos of that size come."""
-    lanczos, sharpened = rng.random(2) < (_LANCZOS_SHARE, _SHARPENED_SHARE)
+    lanczos, sharpened, saved = rng.random(3) < (_LANCZOS_SHARE, _SHARPENED_SHARE, _SAVED_SHARE)
     amount = rng.uniform(*_SHARPENED_BY)
+    quality = int(rng.integers(*_SAVED_QUALITY, endpoint=True))
+    phase_px = rng.integers(blur.JPEG_BLOCK_PX, size=2).tolist()
     if len(crop) == size_px:
         return crop
     if lanczos:  # Pillow's, since OpenCV's has no filter against aliasing
@@ -111,4 +116,4 @@ def _shrunk(crop: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndar
     if sharpened:
         soft = cv2.GaussianBlur(small, (0, 0), _SHARPENED_SIGMA_PX)
         small = cv2.addWeighted(small, 1 + amount, soft, -amount, 0)
-    return small
+    return blur.jpeg(small, quality, phase_px) if saved else small

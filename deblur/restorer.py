@@ -14,9 +14,10 @@ from deblur import tiles
 from deblur.models import Model
 from deblur.networks import network
 
-# Tiles a call of the network. pix2pix on 2 cores with avx512_bf16, 2026-11, in tiles a second for
-# 1, 4, 8 and 16: 18, 31, 36 and 41 in bfloat16; 10, 17, 21 and 23 in float32. The last call of a
-# stream is filled up, and its cost and memory grow with the number: 8 is where both are fair.
+# Tiles of 256 pixels a call of the network, or as many pixels in larger ones. pix2pix on 2 cores with
+# avx512_bf16, 2026-11, in tiles a second for 1, 4, 8 and 16: 18, 31, 36 and 41 in bfloat16; 10, 17, 21
+# and 23 in float32. The last call of a stream is filled up, and its cost and memory grow with the
+# number: 8 is where both are fair.
 TILE_BATCH = 8
 
 
@@ -29,24 +30,39 @@ class Settings:
     """
 
     policy: str
-    tile_px: int
-    overlap_px: int
+    tilings: tuple[tiles.Tiling, ...]
     tile_batch: int
+
+
+class _Lane:
+    """The tiles of one size that wait for a call, and the mergers that they belong to."""
+
+    def __init__(self, tile_px: int, count: int) -> None:
+        self.batch = np.zeros((count, tile_px, tile_px, 3), np.float32)
+        self.owners: list[tiles.Merger] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self.owners) == len(self.batch)
+
+    def add(self, tile: np.ndarray, scale: np.float32, owner: tiles.Merger) -> None:
+        np.multiply(tile, scale, out=self.batch[len(self.owners)])
+        self.owners.append(owner)
 
 
 class Restorer:
     """Restores photos of any size by overlapping tiles, which share calls with other photos'.
 
-    The network is always called with the same number of tiles, filled up with black ones, so a
+    Each photo is cut into the largest tiles of the network's that fit into it. For each size the
+    network is always called with the same number of tiles, filled up with black ones, so a
     photo gives the same pixels alone and in any company: convolutions add in an order that depends
     on the number (for bfloat16, batches of 3 and 8 were seen 0.4 of an 8-bit level apart), but not
     on the place in the batch or on the neighbours.
     """
 
     def __init__(self, model: Model, policy: str, tile_batch: int = TILE_BATCH) -> None:
-        """Take a model that was loaded in `policy`, and call it with `tile_batch` tiles."""
-        shape = network(model.card.network)
-        self.settings = Settings(policy, shape.tile_px, shape.overlap_px, tile_batch)
+        """Take a model that was loaded in `policy`, and call it with `tile_batch` of its smallest tiles."""
+        self.settings = Settings(policy, network(model.card.network).tilings, tile_batch)
         self._call = compiled(model.generator)
         self._batch = tile_batch
         self.seconds = 0.0
@@ -54,8 +70,11 @@ class Restorer:
 
     @property
     def tile_batch(self) -> int:
-        """Tiles that a call takes: `settings.tile_batch`, or fewer where memory ran out."""
+        """Smallest tiles that a call takes: `settings.tile_batch`, or fewer where memory ran out."""
         return self._batch
+
+    def _tiles_a_call(self, tile_px: int) -> int:
+        return max(self._batch * self.settings.tilings[0].tile_px ** 2 // tile_px**2, 1)
 
     def restore(self, photos: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the restored pixels of each photo, in order, as soon as they are whole.
@@ -67,39 +86,43 @@ class Restorer:
             ValueError: if a photo is another kind of array.
             MemoryError: if there is no memory for even one tile a call.
         """
-        size = self.settings.tile_px
-        batch = np.zeros((self.settings.tile_batch, size, size, 3), np.float32)
-        pending: deque[tiles.Merger] = deque()
-        owners: list[tiles.Merger] = []
+        lanes: dict[int, _Lane] = {}
+        pending: deque[tuple[tiles.Merger, _Lane]] = deque()
         for photo in photos:
             if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype not in (np.uint8, np.uint16):
                 raise ValueError(
                     f"expected (H, W, 3) uint8 or uint16, received {photo.shape} {photo.dtype}"
                 )
-            layout = tiles.plan(*photo.shape[:2], tile_px=size, overlap_px=self.settings.overlap_px)
+            tiling = tiles.largest(self.settings.tilings, *photo.shape[:2])
+            layout = tiles.plan(*photo.shape[:2], **tiling._asdict())
+            if tiling.tile_px not in lanes:
+                lanes[tiling.tile_px] = _Lane(tiling.tile_px, self._tiles_a_call(tiling.tile_px))
+            lane = lanes[tiling.tile_px]
             merger = tiles.Merger(layout, photo.dtype)
-            pending.append(merger)
+            pending.append((merger, lane))
             scale = np.float32(1 / np.iinfo(photo.dtype).max)
             for tile in tiles.split(photo, layout):
-                np.multiply(tile, scale, out=batch[len(owners)])
-                owners.append(merger)
-                if len(owners) == len(batch):
-                    self._flush(batch, owners)
-            while pending and pending[0].full:
-                yield pending.popleft().result()
-        if owners:
-            batch[len(owners) :] = 0
-            self._flush(batch, owners)
+                lane.add(tile, scale, merger)
+                if lane.full:
+                    self._flush(lane)
+            # A small photo among large ones would wait long for a call of its own, and they for it.
+            if len(pending) > self.settings.tile_batch:
+                self._flush(pending[0][1])
+            while pending and pending[0][0].full:
+                yield pending.popleft()[0].result()
+        for lane in lanes.values():
+            self._flush(lane)
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
 
-    def _flush(self, batch: np.ndarray, owners: list[tiles.Merger]) -> None:
-        start = 0
+    def _flush(self, lane: _Lane) -> None:
+        start, owners = 0, lane.owners
         while start < len(owners):
-            count = min(self._batch, len(owners) - start)
+            size = self._tiles_a_call(lane.batch.shape[1])
+            count = min(size, len(owners) - start)
             started = time.perf_counter()
             try:
-                restored = self._call(self._filled(batch, start, count))
+                restored = self._call(_filled(lane.batch[start : start + count], size))
             except MemoryError:
                 if self._batch == 1:
                     raise
@@ -112,13 +135,14 @@ class Restorer:
             start += count
         owners.clear()
 
-    def _filled(self, batch: np.ndarray, start: int, count: int) -> np.ndarray:
-        """Return `count` tiles from `start` on, filled up to what a call takes."""
-        part = batch[start : start + self._batch]
-        if len(part) < self._batch:
-            part = np.zeros((self._batch, *batch.shape[1:]), batch.dtype)
-            part[:count] = batch[start : start + count]
-        return part
+
+def _filled(batch: np.ndarray, count: int) -> np.ndarray:
+    """Return these tiles and black ones, so many in all."""
+    if len(batch) == count:
+        return batch
+    filled = np.zeros((count, *batch.shape[1:]), batch.dtype)
+    filled[: len(batch)] = batch
+    return filled
 
 
 def compiled(generator: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -11,11 +11,24 @@ its own pixels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+
+class Tiling(NamedTuple):
+    """The side of square tiles, and by how much neighbours overlap at least, in pixels."""
+
+    tile_px: int
+    overlap_px: int
+
+
+def largest(tilings: Sequence[Tiling], height: int, width: int) -> Tiling:
+    """Return the last of these, ascending, whose tiles need no padding in a photo, or else the first."""
+    fitting = [tiling for tiling in tilings if tiling.tile_px <= min(height, width)]
+    return fitting[-1] if fitting else tilings[0]
 
 
 @dataclass(frozen=True)

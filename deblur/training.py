@@ -85,10 +85,23 @@ class Training:
         self._restore = tf.function(lambda blurred: self.averaged(blurred, training=False))
 
     def start_from(self, generator: Any) -> None:
-        """Take another model's weights to begin with, of the same network."""
-        _copy(generator, self.generator)
+        """Take another model's weights to begin with, of the same network.
+
+        Layers that the network has been given since then keep what they were initialised with.
+
+        Raises:
+            ValueError: if the other model has a layer that this one lacks. Nothing is changed then.
+        """
+        mine = {layer.name: layer for layer in self.generator.layers}
+        taken = [layer for layer in generator.layers if layer.weights]
+        for layer in taken:
+            here = mine.get(layer.name)
+            if here is None or [w.shape for w in here.weights] != [w.shape for w in layer.weights]:
+                raise ValueError(f"the network has no layer {layer.name} of these shapes")
+        for layer in taken:
+            _copy(layer, mine[layer.name])
         if self.averaged is not self.generator:
-            _copy(generator, self.averaged)
+            _copy(self.generator, self.averaged)
 
     def step(
         self, blurred: np.ndarray, sharp: np.ndarray, weights: np.ndarray, learning_rate: float

@@ -146,11 +146,9 @@ def _compact(destination: Store) -> None:
 
 def _settings(options: Options, card: models.Card) -> dict[str, Any]:
     """Return everything besides the model that the outputs' names and bytes depend on."""
-    shape = network(card.network)
     settings = {
         "precision": options.precision,
-        "tile": shape.tile_px,
-        "overlap": shape.overlap_px,
+        "tiles": [list(tiling) for tiling in network(card.network).tilings],
         "ramp": "half of the overlap",
         "batch": TILE_BATCH,
     }

@@ -168,7 +168,8 @@ def _plan(
     steps = min(recipe.epochs * order.steps_per_epoch, recipe.max_steps or sys.maxsize)
     epochs = -(-steps // order.steps_per_epoch)
     start = models.read_card(models.open_model(options.start_from)) if options.start_from else None
-    if start and start.network != recipe.network:
+    fitting = (recipe.network, network(recipe.network).grown_from)
+    if start and start.network not in fitting:
         raise UsageError(
             f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained"
         )

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from deblur.errors import UsageError
-from deblur.networks import NETWORKS, network, pix2pix, wiener_unet
+from deblur.networks import NETWORKS, network, pix2pix, wiener, wiener_unet
 
 POLICIES = ["float32", "mixed_bfloat16"]
 # One of each module, for what holds for all.
@@ -281,20 +281,18 @@ def test_the_filter_undoes_its_blur_up_to_the_border(kind: str, size: tuple[int,
         guess, shift = ("gaussian", 2, 1e-3), 0
         blurred = cv2.GaussianBlur(sharp, (23, 23), 2, borderType=cv2.BORDER_REFLECT_101)
     assert np.abs(blurred - sharp).max() > 0.02
-    detail = wiener_unet.WienerDetail([guess], mirror_shift=shift, dtype="float32")
+    detail = wiener.WienerDetail([guess], mirror_shift=shift, dtype="float32")
     np.testing.assert_allclose(blurred + detail(blurred[None])[0], sharp, atol=1e-3)
 
 
 def test_a_filter_for_no_blur_adds_nothing(blurred: np.ndarray) -> None:
-    detail = wiener_unet.WienerDetail([("box", 1, 0)], dtype="float32")
+    detail = wiener.WienerDetail([("box", 1, 0)], dtype="float32")
     np.testing.assert_allclose(detail(blurred[:1, :64]), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("recipe", "shift"), [("box14", 1), ("photo", 0)])
 def test_filters_turn_with_the_picture(recipe: str, shift: int, blurred: np.ndarray) -> None:
-    layer = wiener_unet.WienerDetail(
-        wiener_unet.GUESSES[recipe], mirror_shift=shift, dtype="float32"
-    )
+    layer = wiener.WienerDetail(wiener_unet.GUESSES[recipe], mirror_shift=shift, dtype="float32")
     given = blurred[:1, :128]
     expected = np.asarray(layer(given)).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(layer(given.transpose(0, 2, 1, 3)), expected, atol=1e-3)
@@ -355,7 +353,7 @@ def test_it_is_clipped_outside_training_alone(blurred: np.ndarray) -> None:
 
 def test_both_fit_the_package() -> None:
     """Two models in 16 bits a weight, in 32 MB."""
-    names = ("wiener-box14", "wiener-photo")
+    names = ("wiener-box14-deep", "wiener-photo")
     assert sum(2 * built(name, "generator").count_params() for name in names) < 32e6
 
 
@@ -364,8 +362,10 @@ def test_both_fit_the_package() -> None:
 
 def test_tiles_suit_the_network() -> None:
     for each in NETWORKS.values():
-        assert each.tile_px % each.stride == 0
-        assert each.overlap_px <= each.tile_px // 2
+        assert list(each.tilings) == sorted(set(each.tilings))
+        for tiling in each.tilings:
+            assert tiling.tile_px % each.stride == 0
+            assert tiling.overlap_px <= tiling.tile_px // 2
 
 
 def test_an_unknown_network_is_refused() -> None:

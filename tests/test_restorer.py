@@ -17,15 +17,16 @@ from deblur.networks import network
 from deblur.restorer import TILE_BATCH, Restorer, Settings, compiled
 
 NETWORK = "pix2pix-small"
+TWO_SIZES = "wiener-box14"  # tiles of 256 pixels, and of 512 where they fit
 POLICIES = ["float32", "mixed_bfloat16"]
 DEPTHS = [np.uint8, np.uint16]
 SIDES = [1, 2, 31, 255, 256, 257, 479, 480, 481, 600]
 MIXED = [(300, 500), (64, 80), (256, 256), (257, 700), (1, 9), (480, 480)]
 
 
-def model(generator: Any) -> Model:
+def model(generator: Any, name: str = NETWORK) -> Model:
     return Model(
-        Card("mine", NETWORK, "0", "box14", "float32", {}, "", steps=0, seconds=0, seed=0),
+        Card("mine", name, "0", "box14", "float32", {}, "", steps=0, seconds=0, seed=0),
         generator,
     )
 
@@ -43,8 +44,8 @@ class Identity:
 
 
 @cache
-def identity(tile_batch: int = TILE_BATCH) -> Restorer:
-    return Restorer(model(Identity()), "float32", tile_batch)
+def identity(tile_batch: int = TILE_BATCH, name: str = NETWORK) -> Restorer:
+    return Restorer(model(Identity(), name), "float32", tile_batch)
 
 
 @cache
@@ -82,12 +83,13 @@ def test_the_identity_gives_every_photo_back(dtype: type) -> None:
     sizes=st.lists(st.tuples(*[st.integers(1, 700)] * 2), max_size=4),
     dtype=st.sampled_from(DEPTHS),
     tile_batch=st.sampled_from([1, 3, 8]),
+    name=st.sampled_from([NETWORK, TWO_SIZES]),
 )
 def test_the_identity_for_any_stream(
-    sizes: list[tuple[int, int]], dtype: type, tile_batch: int
+    sizes: list[tuple[int, int]], dtype: type, tile_batch: int, name: str
 ) -> None:
     photos = [noise(*size, dtype, seed) for seed, size in enumerate(sizes)]
-    restored = list(identity(tile_batch).restore(photos))
+    restored = list(identity(tile_batch, name).restore(photos))
     assert len(restored) == len(photos)
     for photo, result in zip(photos, restored, strict=True):
         np.testing.assert_array_equal(result, photo)
@@ -112,6 +114,27 @@ def test_the_network_sees_one_shape_always() -> None:
     assert set(generator.traced) == {(4, 256, 256, 3)}
 
 
+def test_a_photo_is_cut_into_the_largest_tiles_that_fit() -> None:
+    generator = Identity()
+    restorer = Restorer(model(generator, TWO_SIZES), "float32")
+    list(restorer.restore([noise(511, 900), noise(512, 512), noise(700, 1100), noise(20, 20)]))
+    assert sorted(generator.traced) == [(2, 512, 512, 3), (8, 256, 256, 3)]
+
+
+def test_a_small_photo_does_not_wait_for_others_of_its_size() -> None:
+    drawn = []
+
+    def photos() -> Iterator[np.ndarray]:
+        yield noise(20, 20)
+        for number in range(30):
+            drawn.append(number)
+            yield noise(512, 512, seed=number)
+
+    restored = identity(8, TWO_SIZES).restore(photos())
+    np.testing.assert_array_equal(next(restored), noise(20, 20))
+    assert len(drawn) == 8
+
+
 def test_nothing_in_nothing_out() -> None:
     assert list(identity().restore([])) == []
 
@@ -133,9 +156,7 @@ def test_another_kind_of_array_is_refused(photo: np.ndarray) -> None:
 
 
 def test_settings_say_what_pixels_depend_on() -> None:
-    assert identity().settings == Settings(
-        "float32", tile_px=256, overlap_px=32, tile_batch=TILE_BATCH
-    )
+    assert identity().settings == Settings("float32", (tiles.Tiling(256, 32),), TILE_BATCH)
 
 
 # === Seams ===
@@ -287,6 +308,24 @@ def test_a_photo_s_pixels_do_not_depend_on_its_company(policy: str, dtype: type)
         together = small(policy).restore(photos[index] for index in order)
         for index, result in zip(order, together, strict=True):
             np.testing.assert_array_equal(result, alone[index])
+
+
+def test_nor_do_they_where_tiles_are_of_two_sizes() -> None:
+    keras.utils.set_random_seed(0)
+    restorer = Restorer(model(network(TWO_SIZES).generator(), TWO_SIZES), "float32")
+    photos = [soft(*size) for size in [(20, 20), (520, 700), (300, 300)]]
+    alone = [next(restorer.restore([photo])) for photo in photos]
+    for result, expected in zip(restorer.restore(photos), alone, strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_without_memory_for_large_tiles_one_at_a_time() -> None:
+    restorer = Restorer(model(Identity(), TWO_SIZES), "float32")
+    made = short_of_memory(restorer, 1)
+    photos = [noise(700, 700), noise(300, 20)]
+    for photo, result in zip(photos, restorer.restore(photos), strict=True):
+        np.testing.assert_array_equal(result, photo)
+    assert made[:2] == [2, 1]
 
 
 def test_another_number_of_tiles_changes_roundings_alone() -> None:

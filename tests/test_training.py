@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deblur import networks
-from deblur.networks import NETWORKS
+from deblur.networks import NETWORKS, network
 from deblur.recipes import REPORT, Recipe
 from deblur.sampling import Order
 from deblur.training import FIGURES, Training
@@ -188,6 +188,31 @@ def test_it_starts_from_another_model() -> None:
             for each in (training, other)
         )
         check_equal(mine, theirs)
+
+
+def test_a_grown_network_starts_from_the_layers_of_the_smaller() -> None:
+    shallow = network("wiener-box14").generator()
+    for weight in shallow.weights:
+        weight.assign_add(np.full(weight.shape, 1e-3, np.float32))
+    recipe = replace(PIXELS, network="wiener-box14-deep")
+    training = Training(recipe)
+    fresh = {layer.name: layer.get_weights() for layer in training.generator.layers}
+    training.start_from(shallow)
+    names = {layer.name for layer in shallow.layers}
+    for generator in (training.generator, training.averaged):
+        for layer in generator.layers:
+            known = layer.name in names
+            expected = shallow.get_layer(layer.name).get_weights() if known else fresh[layer.name]
+            for mine, theirs in zip(layer.get_weights(), expected, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_smaller_network_does_not_start_from_a_larger() -> None:
+    training = Training(replace(PIXELS, network="wiener-box14"))
+    before = state(training)
+    with pytest.raises(ValueError, match="no layer down0_1_in of these shapes"):
+        training.start_from(network("wiener-box14-deep").generator())
+    check_equal(before, state(training))
 
 
 # === State ===

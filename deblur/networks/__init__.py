@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from deblur.errors import UsageError
+from deblur.tiles import Tiling
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,24 @@ class Network:
     Attributes:
         module: where both are, in this package.
         stride: heights and widths must be multiples of it.
-        tile_px: side of the tiles that it restores best: what it was trained on.
-        overlap_px: by how much tiles overlap when a photo is restored.
+        tilings: how photos are cut when they are restored, ascending: each by the largest tiles that
+            fit into it.
         arguments: what both are built with.
         generator_arguments: what the generator alone is built with besides.
+        grown_from: a network that has some of its layers, whose models it can start from as well.
     """
 
     module: str
     stride: int
-    tile_px: int
-    overlap_px: int
+    tilings: tuple[Tiling, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     generator_arguments: Mapping[str, Any] = field(default_factory=dict)
+    grown_from: str | None = None
+
+    @property
+    def tile_px(self) -> int:
+        """Side of the smallest tiles, to which smaller photos are padded."""
+        return self.tilings[0].tile_px
 
     def generator(self, dtype: str = "float32") -> Any:
         """Build the `keras.Model` that takes (B, H, W, 3) blurred in [0, 1] and returns the same.
@@ -49,16 +56,28 @@ class Network:
         return getattr(import_module(f"deblur.networks.{self.module}"), name)
 
 
-_PIX2PIX = Network("pix2pix", stride=256, tile_px=256, overlap_px=32, arguments={"width": 64})
-# Four training photos of 1024 pixels, PSNR in dB for overlaps of 32, 64 and 96: box14 31.89, 32.03, 32.29, as a
-# wide inverse filter feels a tile's border; photo 26.37 with each, and 1.2 times as fast with 32 as with 64.
-_WIENER_UNET = Network("wiener_unet", stride=16, tile_px=256, overlap_px=64)
+_PIX2PIX = Network("pix2pix", 256, (Tiling(256, 32),), arguments={"width": 64})
+_PHOTO = Network("wiener_unet", 16, (Tiling(256, 32),), generator_arguments={"recipe": "photo"})
+# A wide inverse filter feels a tile's border. Six training photos of 1024 pixels, blurred whole, PSNR in dB
+# for tiles of 256 that overlap by 64, of 384 by 64 and of 512 by 96: 35.69, 36.47, 37.06; three of 3
+# megapixels that were not trained on, for 256 by 64, 512 by 64, 512 by 96, 1024 by 128: 34.69, 34.80, 35.10,
+# 35.29. For `photo` overlaps of 32, 64 and 96 are one: 26.37.
+_BOX14 = replace(
+    _PHOTO,
+    tilings=(Tiling(256, 64), Tiling(512, 96)),
+    generator_arguments={"recipe": "box14"},
+)
 
 NETWORKS: Mapping[str, Network] = {
     "pix2pix": _PIX2PIX,  # the report's
     "pix2pix-small": replace(_PIX2PIX, arguments={"width": 16}),  # a sixteenth, for demos and tests
-    "wiener-box14": replace(_WIENER_UNET, generator_arguments={"recipe": "box14"}),
-    "wiener-photo": replace(_WIENER_UNET, overlap_px=32, generator_arguments={"recipe": "photo"}),
+    "wiener-box14": _BOX14,
+    "wiener-box14-deep": replace(
+        _BOX14,
+        generator_arguments={"recipe": "box14", "blocks": (2, 2, 2, 2)},
+        grown_from="wiener-box14",
+    ),
+    "wiener-photo": _PHOTO,
 }
 
 

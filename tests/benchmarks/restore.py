@@ -109,7 +109,9 @@ def main() -> None:
     from jobs.restore_report import shares
 
     shape = network(models.read_card(open_store(arguments.model)).network)
-    size = {"tile_px": shape.tile_px, "overlap_px": shape.overlap_px}
+    if len(shape.tilings) > 1:
+        parser.error(f"{arguments.model}: expected a network with tiles of one size, as pix2pix")
+    size = shape.tilings[0]._asdict()
     ratios: dict[str, list[float]] = {}
     with places(arguments.photos) as where, runtime.cluster(runtime.Cluster()):
         for number in range(arguments.rounds):
