@@ -188,7 +188,8 @@ def test_shapes_and_types(name: str, policy: str, blurred: np.ndarray) -> None:
     assert restored.min() >= 0
     assert restored.max() <= 1
     logits = np.asarray(discriminator([blurred[:1], restored], training=False))
-    assert (logits.shape, logits.dtype) == ((1, 30, 30, 1), np.float32)
+    side = 30 if name.startswith("pix2pix") else 32
+    assert (logits.shape, logits.dtype) == ((1, side, side, 1), np.float32)
     assert {weight.dtype for weight in generator.weights} == {"float32"}
 
 
@@ -349,6 +350,19 @@ def test_it_is_clipped_outside_training_alone(blurred: np.ndarray) -> None:
     np.testing.assert_allclose(
         generator(blurred[:2], training=False), np.clip(free, 0, 1), atol=1e-5
     )
+
+
+def test_the_discriminator_judges_fine_detail_alone(blurred: np.ndarray) -> None:
+    discriminator = built("wiener-box14", "discriminator")
+    picture = 0.25 + 0.5 * blurred[:1, :64, :64]
+    logits = np.asarray(discriminator([picture, picture], training=False))
+    inside = np.s_[:, 3:-3, 3:-3]  # at the border the mean is of fewer pixels
+    ramp = 0.2 * np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(
+        discriminator([picture, picture + ramp], training=False)[inside], logits[inside], atol=1e-4
+    )
+    rough = picture + 0.1 * np.indices((64, 64)).sum(axis=0)[..., None].astype(np.float32) % 0.2
+    assert np.abs(discriminator([picture, rough], training=False) - logits).max() > 1e-2
 
 
 def test_both_fit_the_package() -> None:

@@ -76,9 +76,7 @@ def generator(dtype: str = "float32", *, width: int = 64, dropout: float = 0.5) 
     return keras.Model(blurred, restored, name="generator")
 
 
-def discriminator(
-    dtype: str = "float32", *, width: int = 64, size_px: int | None = SIZE_PX
-) -> keras.Model:
+def discriminator(dtype: str = "float32", *, width: int = 64) -> keras.Model:
     """Return the PatchGAN: [blurred, picture], (B, 256, 256, 3) in [0, 1], to (B, 30, 30, 1).
 
     A logit judges a patch of 70x70 pixels: positive if it takes the picture for a sharp photo.
@@ -86,9 +84,8 @@ def discriminator(
     Args:
         dtype: Keras dtype policy, `float32` or `mixed_bfloat16`; the logits are float32.
         width: filters of the first level.
-        size_px: side of the pictures; None for any, of which an eighth less two are the logits.
     """
-    shape = (size_px, size_px, 3)
+    shape = (SIZE_PX, SIZE_PX, 3)
     blurred, picture = keras.Input(shape, name="blurred"), keras.Input(shape, name="picture")
     x = layers.Concatenate(dtype="float32", name="pair")([blurred, picture])
     x = layers.Rescaling(2.0, -1.0, dtype="float32", name="to_signed")(x)
