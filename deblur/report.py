@@ -33,6 +33,7 @@ class MethodFigures:
         interval: of the mean PSNR, 95 %, by bootstrap over the photos.
         by_blur: the same of each kind and strength of blur.
         wins: other method -> share of the photos that have a higher PSNR than with it.
+        sharpness: as a share of the sharp photos'.
     """
 
     name: str
@@ -43,6 +44,7 @@ class MethodFigures:
     interval: tuple[float, float] = (math.nan, math.nan)
     by_blur: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     wins: Mapping[str, float] = field(default_factory=dict)
+    sharpness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _render(template: str, **context: object) -> str:
         clip=_clip,
         count="{:,}".format,
         share=lambda value: f"{value:.1%}".replace("%", " %"),
+        whole_share=lambda value: "–" if math.isnan(value) else f"{value:.0%}".replace("%", " %"),
     )
     return environment.get_template(template).render(context)
 

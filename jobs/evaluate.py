@@ -175,7 +175,7 @@ def _examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
             key=key,
             category=category,
             pictures=result.pictures[key],
-            psnr={name: result.scores[name][index][0] for name in result.scores},
+            psnr={name: result.scores[name][index].psnr for name in result.scores},
         )
         for result in results
         for index, (key, category) in enumerate(zip(result.keys, result.categories, strict=True))
@@ -203,6 +203,7 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
                 "name": method.name,
                 "psnr": method.psnr,
                 "ssim": method.ssim,
+                "sharpness": method.sharpness,
                 "psnr_interval": list(method.interval),
                 "seconds_per_megapixel": method.seconds_per_megapixel,
                 "better_than": dict(method.wins),
@@ -219,12 +220,11 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
             "category": category,
             "blur": blurred,
             "method": name,
-            "psnr": psnr,
-            "ssim": ssim,
+            **score._asdict(),
         }
         for result in results
         for name, scores in result.scores.items()
-        for key, category, blurred, (psnr, ssim) in zip(
+        for key, category, blurred, score in zip(
             result.keys, result.categories, result.blurs, scores, strict=True
         )
     ]
@@ -241,7 +241,7 @@ def _named(groups: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, flo
 
 def _print_table(evaluation: report.Evaluation) -> None:
     width = max(len(method.name) for method in evaluation.methods)
-    note(f"{'method':{width}}  PSNR dB  (95 % interval)   SSIM   s/megapixel")
+    note(f"{'method':{width}}  PSNR dB  (95 % interval)   SSIM   sharpness  s/megapixel")
     for method in evaluation.methods:
         spent = (
             f"{method.seconds_per_megapixel:11.3f}"
@@ -251,5 +251,5 @@ def _print_table(evaluation: report.Evaluation) -> None:
         low, high = method.interval
         note(
             f"{method.name:{width}}  {method.psnr:7.2f}  ({low:.2f} to {high:.2f})  "
-            f"{method.ssim:5.3f}  {spent}"
+            f"{method.ssim:5.3f}  {method.sharpness:9.0%}  {spent}"
         )

@@ -11,9 +11,10 @@ import numpy as np
 
 from deblur import blur, classical, metrics, models, pairs, photo, pictures, report, seeds
 from deblur.storage import Store
-from jobs.evaluate_figures import WIENER, Result, extremes, gains
+from jobs.evaluate_figures import WIENER, Result, Scores, extremes, gains
 
 PRIOR_PHOTOS = 200  # the second moments of 100 photos are within 0.1 dB of those of 300
+_LEAST_SHARPNESS = 0.01  # of a photo without any edge, which nothing can be a share of
 _LUCY = "Richardson-Lucy (kernel known)"
 
 Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.ndarray]]
@@ -54,7 +55,8 @@ class Evaluate:
         sharp = [photo.decode_lossless(row.sharp) for row in rows]
         blurred = [photo.decode_lossless(row.blurred) for row in rows]
         recipes = [blur.Degradation.from_json(row.recipe) for row in rows]
-        scores: dict[str, list[tuple[float, float]]] = {}
+        own = [max(metrics.sharpness(one), _LEAST_SHARPNESS) for one in sharp]
+        scores: dict[str, list[Scores]] = {}
         seconds: dict[str, float] = {}
         outputs: dict[str, list[np.ndarray]] = {}
         for name, method in self._methods.items():
@@ -62,8 +64,12 @@ class Evaluate:
             restored = method(blurred, recipes)
             seconds[name] = time.perf_counter() - started
             scores[name] = [
-                (metrics.psnr(a, b, data_range=255), metrics.ssim(a, b, data_range=255))
-                for a, b in zip(restored, sharp, strict=True)
+                Scores(
+                    metrics.psnr(a, b, data_range=255),
+                    metrics.ssim(a, b, data_range=255),
+                    metrics.sharpness(a) / whole,
+                )
+                for a, b, whole in zip(restored, sharp, own, strict=True)
             ]
             outputs[name] = restored
         outputs["sharp"] = sharp

@@ -7,7 +7,7 @@ import pytest
 import deblur
 from deblur.errors import UsageError
 from jobs import evaluate, preprocess
-from jobs.evaluate_figures import Result, extremes, figures, gains
+from jobs.evaluate_figures import Result, Scores, extremes, figures, gains
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -46,6 +46,8 @@ def test_figures_and_report(real_pairs: Path, trained: Path, tmp_path: Path) -> 
         low, high = method["psnr_interval"]
         assert min(mine) <= low + 1e-9 <= method["psnr"] <= high + 1e-9
         assert low < high <= max(mine) + 1e-9
+    sharpness = {method["name"]: method["sharpness"] for method in figures["methods"]}
+    assert sharpness["blurred"] < 0.6 < sharpness["Wiener (kernel known)"] < 1.3
     wiener = next(method for method in figures["methods"] if method["name"].startswith("Wiener"))
     assert wiener["better_than"] == {"blurred": 1.0}
     page = (tmp_path / "report.html").read_text()
@@ -69,8 +71,13 @@ def test_a_mixture_is_told_apart_by_kind_and_strength(tmp_path: Path) -> None:
 
 def test_figures_of_known_scores() -> None:
     """A method that is a dB better on three photos of four, and equal on the last."""
-    before = [(20.0, 0.5), (21.0, 0.5), (22.0, 0.5), (23.0, 0.5)]
-    after = [(21.0, 0.6), (22.0, 0.6), (23.0, 0.6), (23.0, 0.5)]
+    before = [Scores(psnr, 0.5, 0.25) for psnr in (20.0, 21.0, 22.0, 23.0)]
+    after = [
+        Scores(21.0, 0.6, 0.5),
+        Scores(22.0, 0.6, 1),
+        Scores(23.0, 0.6, 1),
+        Scores(23.0, 0.5, 1),
+    ]
     result = Result(
         keys=list("abcd"), categories=["x", "x", "y", "y"], blurs=["weak"] * 4,
         scores={"blurred": before, "mine": after}, seconds={"blurred": 0.0, "mine": 3.0},
@@ -78,6 +85,7 @@ def test_figures_of_known_scores() -> None:
     )  # fmt: skip
     blurred, mine = figures([result])
     assert (blurred.psnr, mine.psnr, mine.ssim) == (21.5, 22.25, pytest.approx(0.575))
+    assert (blurred.sharpness, mine.sharpness) == (0.25, 0.875)
     assert mine.by_category == {"x": (21.5, 0.6), "y": (23.0, pytest.approx(0.55))}
     assert (mine.wins, blurred.wins) == ({"blurred": 0.75}, {})
     assert mine.seconds_per_megapixel == 2

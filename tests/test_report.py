@@ -44,7 +44,14 @@ def _evaluation(**changes: object) -> Evaluation:
         methods=[
             MethodFigures("blurred", 23.656, 0.6581, None, {"castle": (22.1, 0.6), "": (25, 0.7)}),
             MethodFigures("unsharp", 22.0, 0.5, 0.0154, {"castle": (21.5, 0.4)}),
-            MethodFigures("nafnet", 30.412, 0.8614, 12.34, {"castle": (29.5, 0.85), "": (31, 0.9)}),
+            MethodFigures(
+                "nafnet",
+                30.412,
+                0.8614,
+                12.34,
+                {"castle": (29.5, 0.85), "": (31, 0.9)},
+                sharpness=0.966,
+            ),
         ],
         examples=[Example("a/b.jpg", "castle", pictures, {"blurred": 21.3456, "sharp": math.inf})],
         facts={"Fingerprint": "sha256:0123", "Command": "deblur evaluate a b"},
@@ -91,14 +98,14 @@ class _Page(HTMLParser):
 
 def _row(page: _Page, name: str) -> list[str]:
     at = page.cells.index(name)
-    return page.cells[at : at + 5]
+    return page.cells[at : at + 6]
 
 
 def test_the_figures_of_the_methods():
     page = _Page(evaluate_page(_evaluation()))
-    assert _row(page, "blurred") == ["blurred", "23.66", "0.658", "–", "–"]
-    assert _row(page, "unsharp") == ["unsharp", "22.00", "0.500", "−1.66", "0.015"]
-    assert _row(page, "nafnet") == ["nafnet", "30.41", "0.861", "+6.76", "12.3"]
+    assert _row(page, "blurred") == ["blurred", "23.66", "0.658", "–", "–", "–"]
+    assert _row(page, "unsharp") == ["unsharp", "22.00", "0.500", "–", "−1.66", "0.015"]
+    assert _row(page, "nafnet") == ["nafnet", "30.41", "0.861", "97 %", "+6.76", "12.3"]
 
 
 def test_the_figures_by_category():
@@ -155,17 +162,17 @@ def test_odd_numbers():
         MethodFigures("same", 19.9999, 0.5, 2.5, {}),
     ]
     page = _Page(evaluate_page(_evaluation(methods=methods)))
-    assert _row(page, "blurred") == ["blurred", "20.00", "0.500", "–", "2.50"]
-    assert _row(page, "identity") == ["identity", "∞", "1.000", "+∞", "0.000"]
-    assert _row(page, "unmeasured") == ["unmeasured", "–", "–", "–", "–"]
-    assert _row(page, "same") == ["same", "20.00", "0.500", "+0.00", "2.50"]
+    assert _row(page, "blurred") == ["blurred", "20.00", "0.500", "–", "–", "2.50"]
+    assert _row(page, "identity") == ["identity", "∞", "1.000", "–", "+∞", "0.000"]
+    assert _row(page, "unmeasured") == ["unmeasured", "–", "–", "–", "–", "–"]
+    assert _row(page, "same") == ["same", "20.00", "0.500", "–", "+0.00", "2.50"]
     assert "By category" not in page.text
 
 
 def test_without_the_blurred_method_there_is_no_gain():
     methods = [MethodFigures("nafnet", 30.0, 0.9, 1.0, {"": (30.0, 0.9)})]
     page = _Page(evaluate_page(_evaluation(methods=methods, examples=[], facts={}, photos=1)))
-    assert _row(page, "nafnet") == ["nafnet", "30.00", "0.900", "–", "1.00"]
+    assert _row(page, "nafnet") == ["nafnet", "30.00", "0.900", "–", "–", "1.00"]
     assert "1 test photo of" in page.text
     assert not re.search("nafnet over|By category|Examples|Facts", page.text)
 
