@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur import seeds, trajectory
+from deblur import pictures, seeds, trajectory
 from deblur.errors import UsageError
 
 RECIPES: tuple[str, ...] = ("box14", "box14-jpeg", "gaussian", "motion", "defocus", "photo")
@@ -261,24 +261,7 @@ def _photograph(sharp: NDArray[np.uint8], degradation: Degradation) -> NDArray[n
 
 def _saved(picture: NDArray[np.uint8], drawn: Mapping[str, Any]) -> NDArray[np.uint8]:
     quality = drawn.get("jpeg_quality")
-    return picture if quality is None else jpeg(picture, quality, drawn["jpeg_phase_px"])
-
-
-def jpeg(picture: NDArray[np.uint8], quality: int, phase_px: Sequence[int]) -> NDArray[np.uint8]:
-    """Return (H, W, 3) uint8 RGB as saved by JPEG with 4:2:0.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        quality: 1 to 100.
-        phase_px: how far into a block of 16 pixels the picture begins, down and across.
-    """
-    top, left = phase_px
-    padded = cv2.copyMakeBorder(picture, top, 0, left, 0, cv2.BORDER_REFLECT_101)
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(padded, cv2.COLOR_RGB2BGR), options)
-    decoded = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    return np.ascontiguousarray(decoded[top:, left:])
+    return picture if quality is None else pictures.jpeg(picture, quality, drawn["jpeg_phase_px"])
 
 
 def noise_variance(degradation: Degradation) -> float:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 # An orthonormal basis of RGB: luma, red - blue, green - magenta. Ohta, Kanade & Sakai, "Color
 # information for region segmentation", 1980, found it near the principal axes of photos' colours.
-_OPPONENT: NDArray[np.float32] = np.array(
+OPPONENT: NDArray[np.float32] = np.array(
     [[3**-0.5] * 3, [2**-0.5, 0, -(2**-0.5)], [6**-0.5, -2 * 6**-0.5, 6**-0.5]], np.float32
 )
 
@@ -248,12 +248,12 @@ def _natural_prior(grid: tuple[int, int]) -> NDArray[np.float32]:
 
 def _to_opponent(rgb: NDArray) -> NDArray:
     """Return (3, H, W) opponent channels of (H, W, 3) RGB."""
-    return np.ascontiguousarray(np.moveaxis(rgb @ _OPPONENT.T, 2, 0))
+    return np.ascontiguousarray(np.moveaxis(rgb @ OPPONENT.T, 2, 0))
 
 
 def _to_rgb(opponent: NDArray) -> NDArray[np.float32]:
     """Return (H, W, 3) RGB in [0, 1] of (3, H, W) opponent channels."""
-    rgb: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(opponent, 0, 2)) @ _OPPONENT
+    rgb: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(opponent, 0, 2)) @ OPPONENT
     return np.clip(rgb, 0, 1, out=rgb)
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from deblur import blur, pairs, seeds
+from deblur import blur, pairs, pictures, seeds
 from deblur.jitter import jitter
 
 # More than the reach of any kernel that is drawn: 16 of anisotropic, 8 of defocus and box14; of
@@ -116,4 +116,4 @@ def _shrunk(crop: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndar
     if sharpened:
         soft = cv2.GaussianBlur(small, (0, 0), _SHARPENED_SIGMA_PX)
         small = cv2.addWeighted(small, 1 + amount, soft, -amount, 0)
-    return blur.jpeg(small, quality, phase_px) if saved else small
+    return pictures.jpeg(small, quality, phase_px) if saved else small

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -40,3 +41,20 @@ def of_unit(pixels: np.ndarray) -> np.ndarray:
     """Return uint8 of float32 in [0, 1], rounded; what is beyond is clipped."""
     rounded: np.ndarray = np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
     return rounded
+
+
+def jpeg(picture: np.ndarray, quality: int, phase_px: Sequence[int]) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB as saved by JPEG with 4:2:0.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        quality: 1 to 100.
+        phase_px: how far into a block of 16 pixels the picture begins, down and across.
+    """
+    top, left = phase_px
+    padded = cv2.copyMakeBorder(picture, top, 0, left, 0, cv2.BORDER_REFLECT_101)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(padded, cv2.COLOR_RGB2BGR), options)
+    decoded = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(decoded[top:, left:])

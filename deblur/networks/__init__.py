@@ -62,9 +62,10 @@ _PHOTO = Network("wiener_unet", 16, (Tiling(256, 32),), generator_arguments={"re
 # for tiles of 256 that overlap by 64, of 384 by 64 and of 512 by 96: 35.69, 36.47, 37.06; three of 3
 # megapixels that were not trained on, for 256 by 64, 512 by 64, 512 by 96, 1024 by 128: 34.69, 34.80, 35.10,
 # 35.29. For `photo` overlaps of 32, 64 and 96 are one: 26.37.
-_BOX14 = replace(
-    _PHOTO,
-    tilings=(Tiling(256, 64), Tiling(512, 96)),
+_BOX14 = Network(
+    "wiener_unet",
+    16,
+    (Tiling(256, 64), Tiling(512, 96)),
     generator_arguments={"recipe": "box14"},
 )
 
