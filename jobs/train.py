@@ -48,7 +48,7 @@ class Options:
     licence: str = ""
     "Under what licence the model may be used, for its card: that is for its photos to allow."
     network: str | None = None
-    "pix2pix (the report's, 57 M parameters), pix2pix-small (a sixteenth), wiener-box14 or wiener-photo (4.1 M)."
+    "pix2pix (the report's, 57 M), pix2pix-small (a sixteenth), wiener-photo, wiener-box14 or its -deep, -deeper (4 M)."
     epochs: int | None = None
     "Times that every photo is seen."
     batch_size: int | None = None
@@ -171,7 +171,8 @@ def _plan(
     fitting = (recipe.network, network(recipe.network).grown_from)
     if start and start.network not in fitting:
         raise UsageError(
-            f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained"
+            f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained: "
+            f"give --network {start.network}"
         )
     every = options.validate_every or -(-epochs // _VALIDATIONS)
     return train_run.Plan(

@@ -65,6 +65,7 @@ def test_wrong_secrets_and_places(
     assert "not-the-secret" not in said
 
 
+@pytest.mark.slow
 def test_two_thousand_photos_from_a_bucket_that_may_only_be_read(
     seaweed: SeaweedFS, source: S3Store, photos: Any, trained: Path
 ) -> None:

@@ -99,33 +99,33 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     assert found.figures == expected.figures
 
 
-def test_sharp_photos_are_blurred_anew(sharp_folder: Path, tmp_path: Path) -> None:
-    home = tmp_path / "run"
-    few = {"batch_size": 4, "epochs": 2, "blur": "photo", "validation_photos": 2}
-    summary = train.run(options(sharp_folder, home, **few))
-    card = models.read_card(open_store(home / "model"))
-    assert (card.recipe, card.data["count"]) == (
-        "photo",
-        16,
-    )  # of 18, one is broken and one held out
+def test_sharp_photos_are_blurred_anew_from_another_model_in_relative_folders(
+    trained: Path, sharp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's workers have a working folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(sharp_folder)
+    (tmp_path / "other").symlink_to(trained)
+    more = {
+        "batch_size": 4, "epochs": 2, "blur": "photo", "validation_photos": 2,
+        "start_from": "other/model", "learning_rate": 1e-12,
+    }  # fmt: skip
+    summary = train.run(options(Path("photos"), "run", **more))
+    card = models.read_card(open_store("run/model"))
+    # Of 18, one is broken and one held out.
+    assert (card.recipe, card.data["count"]) == ("photo", 16)
     assert summary["measured_on"] == "1 training photos that were held out"
-    rejected = pq.read_table(home / "rejected.parquet").to_pylist()
+    rejected = pq.read_table("run/rejected.parquet").to_pylist()
     assert [row["key"] for row in rejected] == ["castle/8.jpg"]
-    again = train.run(options(sharp_folder, home, **few))
-    assert again == summary
-
-
-def test_the_best_is_kept_and_a_run_without_gain_stops(made_pairs: Path, tmp_path: Path) -> None:
-    home = tmp_path / "run"
-    # At such a rate everything is worse than the first epoch.
-    summary = train.run(
-        options(made_pairs, home, epochs=30, learning_rate=0.3, patience=2, validate_every=1)
+    mine, theirs = (
+        models.load(open_store(model), "float32").generator
+        for model in ("run/model", "other/model")
     )
-    live = sorted(path.name for path in (home / "samples").iterdir())
-    best = summary["steps"] // 7
-    assert len(live) == best + 2 < 30
-    kept = {path.name for path in (home / "checkpoints").glob("step-*")}
-    assert kept == {f"step-{7 * epoch:08d}" for epoch in (best, best + 2)}
+    for one, other in zip(mine.weights, theirs.weights, strict=True):
+        if "seed" not in one.path:
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+    again = train.run(options(Path("photos"), "run", **more))
+    assert again == summary
 
 
 @pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])
@@ -161,31 +161,21 @@ def test_a_run_that_diverges_says_where(made_pairs: Path, tmp_path: Path) -> Non
     assert "\n" not in text
 
 
-def test_it_starts_from_another_model_in_relative_folders(
-    trained: Path, made_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_workers_and_a_bucket_keep_the_best_and_stop_without_gain(
+    made_pairs: Path, bucket
 ) -> None:
-    """Ray Train's workers have a working folder of their own."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pairs").symlink_to(made_pairs)
-    (tmp_path / "other").symlink_to(trained)
-    more = {"start_from": "other/model", "learning_rate": 1e-12, "max_steps": 1}
-    train.run(options(Path("pairs"), "run", **more))
-    mine, theirs = (
-        models.load(open_store(run / "model"), "float32").generator
-        for run in (tmp_path / "run", trained)
-    )
-    for one, other in zip(mine.weights, theirs.weights, strict=True):
-        if "seed" not in one.path:
-            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
-
-
-def test_two_workers_and_a_bucket(made_pairs: Path, bucket) -> None:
     home = open_store(bucket() + "/run")
-    two = {"workers": "2", "batch_size": 2, "max_steps": 2, "precision": "float32"}
-    summary = train.run(options(made_pairs, home.uri, **two))
-    assert summary["steps"] == 2
-    keys = {entry.key.split("/")[0] for entry in home.list()}
-    assert {"model", "config.json", "samples", "tensorboard", "checkpoints"} <= keys
+    two = {"workers": "2", "batch_size": 2, "precision": "float32"}
+    # At such a rate everything is worse than the first epoch.
+    stops = {"epochs": 30, "learning_rate": 0.3, "patience": 2, "validate_every": 1}
+    summary = train.run(options(made_pairs, home.uri, **two, **stops))
+    keys = [entry.key.split("/") for entry in home.list()]
+    names = {key[0] for key in keys}
+    assert {"model", "config.json", "samples", "tensorboard", "checkpoints"} <= names
+    best = summary["steps"] // 4  # of seven photos, two a step
+    assert len([key for key in keys if key[0] == "samples"]) == best + 2 < 30
+    kept = {key[1] for key in keys if key[0] == "checkpoints" and key[1].startswith("step-")}
+    assert kept == {f"step-{4 * epoch:08d}" for epoch in (best, best + 2)}
 
 
 def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_path: Path) -> None:
@@ -201,7 +191,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
         "--batch-size 1 is a step's, shared by 2 workers": {"workers": "1-2"},
         "crops of 100 pixels do not suit pix2pix-small, which takes multiples of 256": {"size": 100},
         "--size 512: the pairs are 256 pixels wide": {"size": 512},
-        "is a pix2pix-small, and a pix2pix is trained": {
+        "is a pix2pix-small, and a pix2pix is trained: give --network pix2pix-small": {
             "start_from": str(trained / "model"), "network": "pix2pix",
         },
         "--patience counts validations": {"patience": 2, "validation_photos": 0},

@@ -78,6 +78,11 @@ NETWORKS: Mapping[str, Network] = {
         generator_arguments={"recipe": "box14", "blocks": (2, 2, 2, 2)},
         grown_from="wiener-box14",
     ),
+    "wiener-box14-deeper": replace(
+        _BOX14,
+        generator_arguments={"recipe": "box14", "blocks": (3, 3, 2, 2)},
+        grown_from="wiener-box14-deep",
+    ),
     "wiener-photo": _PHOTO,
 }
 

@@ -40,7 +40,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 from deblur import blur
@@ -95,17 +94,20 @@ class Blend(layers.Layer):
     def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
         """Blend, and clip to [0, 1] outside training, where clipping would hide errors."""
         restored, details, head = inputs
-        restored = restored + head[..., :3]
         count = details.shape[-1] // 3
         starts = [_START_LOGIT * (index == self.start) for index in range(count)]
-        begin = np.array(starts, np.float32) - _START_LOGIT * (self.start is None)
+        begin = [start - _START_LOGIT * (self.start is None) for start in starts]
+        residual, *logits = ops.split(head, list(range(3, 3 + count)), axis=-1)
         # Softmax beside a logit of 0. `ops.softmax` over so few channels takes 6 times as long, a
-        # twelfth of the whole network's time.
-        parts = ops.exp(ops.minimum(head[..., 3:] + begin, _MOST_LOGIT))
-        weights = parts / (1 + ops.sum(parts, axis=-1, keepdims=True))
-        for index in range(count):
-            weight = weights[..., index : index + 1]
-            restored += weight * details[..., 3 * index : 3 * index + 3]
+        # twelfth of the whole network's time; and slices of one tensor of parts, 3 times the gradient's.
+        parts = [
+            ops.exp(ops.minimum(logit + first, _MOST_LOGIT))
+            for logit, first in zip(logits, begin, strict=True)
+        ]
+        share = 1 / (1 + sum(parts))
+        restored = restored + residual
+        for part, detail in zip(parts, ops.split(details, count, axis=-1), strict=True):
+            restored += (part * share) * detail
         return restored if training else ops.clip(restored, 0, 1)
 
     def get_config(self) -> dict[str, Any]:
