@@ -367,7 +367,7 @@ def test_the_discriminator_judges_fine_detail_alone(blurred: np.ndarray) -> None
 
 def test_both_fit_the_package() -> None:
     """Two models in 16 bits a weight, in 32 MB."""
-    names = ("wiener-box14-deep", "wiener-photo")
+    names = ("wiener-box14-deeper", "wiener-photo")
     assert sum(2 * built(name, "generator").count_params() for name in names) < 32e6
 
 

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.pictures PHOTOS OUT.webp [--model box14]... [--long-side 1024]
 
 A row a photo: 256 x 256 pixels of its middle, after it was made smaller by area. The Wiener filter knows
-the kernel, and has the sample photos for its prior. docs/box14.webp was made so, of three CC0 photos of
-budgie-backgrounds that no model was trained on.
+the kernel, and has the sample photos for its prior. docs/box14.webp was made so, of two CC0 photos of
+budgie-backgrounds (casa-mila, roman-colosseum) that no model was trained on.
 """
 
 from __future__ import annotations
