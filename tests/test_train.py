@@ -172,7 +172,8 @@ def test_two_workers_and_a_bucket_keep_the_best_and_stop_without_gain(
     keys = [entry.key.split("/") for entry in home.list()]
     names = {key[0] for key in keys}
     assert {"model", "config.json", "samples", "tensorboard", "checkpoints"} <= names
-    best = summary["steps"] // 4  # of seven photos, two a step
+    best, more = divmod(summary["steps"], 4)  # seven photos, two a step
+    assert more == 0
     assert len([key for key in keys if key[0] == "samples"]) == best + 2 < 30
     kept = {key[1] for key in keys if key[0] == "checkpoints" and key[1].startswith("step-")}
     assert kept == {f"step-{4 * epoch:08d}" for epoch in (best, best + 2)}

@@ -95,8 +95,8 @@ class Blend(layers.Layer):
         """Blend, and clip to [0, 1] outside training, where clipping would hide errors."""
         restored, details, head = inputs
         count = details.shape[-1] // 3
-        starts = [_START_LOGIT * (index == self.start) for index in range(count)]
-        begin = [start - _START_LOGIT * (self.start is None) for start in starts]
+        low = _START_LOGIT * (self.start is None)
+        begin = [_START_LOGIT * (index == self.start) - low for index in range(count)]
         residual, *logits = ops.split(head, list(range(3, 3 + count)), axis=-1)
         # Softmax beside a logit of 0. `ops.softmax` over so few channels takes 6 times as long, a
         # twelfth of the whole network's time; and slices of one tensor of parts, 3 times the gradient's.
