@@ -187,6 +187,8 @@ def _load_weights(generator: Any, store: Store, card: Card) -> None:
         try:
             generator.load_weights(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            # Keras goes on with the values of all that does not fit.
+            why = reason(error).split(" Example error message", 1)[0]
             raise DeblurError(
-                f"{store.uri}/{WEIGHTS} does not fit the network {card.network!r}: {reason(error)}"
+                f"{store.uri}/{WEIGHTS} does not fit the network {card.network!r}: {why}"
             ) from error

@@ -14,7 +14,7 @@ from deblur import tiles
 from deblur.models import Model
 from deblur.networks import network
 
-# Tiles of 256 pixels a call of the network, or as many pixels in larger ones. pix2pix on 2 cores with
+# Tiles of the least size a call of the network; larger ones go alone. pix2pix on 2 cores with
 # avx512_bf16, 2026-11, in tiles a second for 1, 4, 8 and 16: 18, 31, 36 and 41 in bfloat16; 10, 17, 21
 # and 23 in float32. The last call of a stream is filled up, and its cost and memory grow with the
 # number: 8 is where both are fair.
@@ -30,12 +30,12 @@ class Settings:
     """
 
     policy: str
-    tilings: tuple[tiles.Tiling, ...]
+    tiling: tiles.Tiling
     tile_batch: int
 
 
 class _Lane:
-    """The tiles of one size that wait for a call, and the mergers that they belong to."""
+    """The tiles of the least size that wait for a call, and the mergers that they belong to."""
 
     def __init__(self, tile_px: int, count: int) -> None:
         self.batch = np.zeros((count, tile_px, tile_px, 3), np.float32)
@@ -51,19 +51,20 @@ class _Lane:
 
 
 class Restorer:
-    """Restores photos of any size by overlapping tiles, which share calls with other photos'.
+    """Restores photos of any size by overlapping tiles.
 
-    Each photo is cut into the largest tiles of the network's that fit into it. For each size the
-    network is always called with the same number of tiles, filled up with black ones, so a
-    photo gives the same pixels alone and in any company: convolutions add in an order that depends
-    on the number (for bfloat16, batches of 3 and 8 were seen 0.4 of an 8-bit level apart), but not
-    on the place in the batch or on the neighbours.
+    Tiles of the network's least size share calls, of one number always, filled up with black ones,
+    with those of other photos; larger ones go alone. So a photo gives the same pixels alone and in
+    any company: convolutions add in an order that depends on the number of tiles in a call (for
+    bfloat16, batches of 3 and 8 were seen 0.4 of an 8-bit level apart), but not on the place in the
+    batch or on the neighbours.
     """
 
     def __init__(self, model: Model, policy: str, tile_batch: int = TILE_BATCH) -> None:
         """Take a model that was loaded in `policy`, and call it with `tile_batch` of its smallest tiles."""
-        self.settings = Settings(policy, network(model.card.network).tilings, tile_batch)
-        self._call = compiled(model.generator)
+        self.settings = Settings(policy, network(model.card.network).tiling, tile_batch)
+        self._together = compiled(model.generator)
+        self._alone = compiled(model.generator, any_size=True)
         self._batch = tile_batch
         self.seconds = 0.0
         "What the calls of the network have taken so far; the rest of `restore` is cutting and merging."
@@ -72,9 +73,6 @@ class Restorer:
     def tile_batch(self) -> int:
         """Smallest tiles that a call takes: `settings.tile_batch`, or fewer where memory ran out."""
         return self._batch
-
-    def _tiles_a_call(self, tile_px: int) -> int:
-        return max(self._batch * self.settings.tilings[0].tile_px ** 2 // tile_px**2, 1)
 
     def restore(self, photos: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the restored pixels of each photo, in order, as soon as they are whole.
@@ -86,50 +84,53 @@ class Restorer:
             ValueError: if a photo is another kind of array.
             MemoryError: if there is no memory for even one tile a call.
         """
-        lanes: dict[int, _Lane] = {}
-        pending: deque[tuple[tiles.Merger, _Lane]] = deque()
+        lane = _Lane(self.settings.tiling.tile_px, self.settings.tile_batch)
+        pending: deque[tiles.Merger] = deque()
         for photo in photos:
             if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype not in (np.uint8, np.uint16):
                 raise ValueError(
                     f"expected (H, W, 3) uint8 or uint16, received {photo.shape} {photo.dtype}"
                 )
-            tiling = tiles.largest(self.settings.tilings, *photo.shape[:2])
-            layout = tiles.plan(*photo.shape[:2], **tiling._asdict())
-            if tiling.tile_px not in lanes:
-                lanes[tiling.tile_px] = _Lane(tiling.tile_px, self._tiles_a_call(tiling.tile_px))
-            lane = lanes[tiling.tile_px]
+            height, width = photo.shape[:2]
+            layout = tiles.plan(height, width, self.settings.tiling)
             merger = tiles.Merger(layout, photo.dtype)
-            pending.append((merger, lane))
+            pending.append(merger)
             scale = np.float32(1 / np.iinfo(photo.dtype).max)
             for tile in tiles.split(photo, layout):
+                if tile.shape[:2] != lane.batch.shape[1:3]:
+                    merger.add(self._run(self._alone, (tile * scale)[None])[0])
+                    continue
                 lane.add(tile, scale, merger)
                 if lane.full:
                     self._flush(lane)
-            # A small photo among large ones would wait long for a call of its own, and they for it.
+            # A small photo among large ones would wait long for a call, and they for it.
             if len(pending) > self.settings.tile_batch:
-                self._flush(pending[0][1])
-            while pending and pending[0][0].full:
-                yield pending.popleft()[0].result()
-        for lane in lanes.values():
-            self._flush(lane)
+                self._flush(lane)
+            while pending and pending[0].full:
+                yield pending.popleft().result()
+        self._flush(lane)
         while pending:
-            yield pending.popleft()[0].result()
+            yield pending.popleft().result()
+
+    def _run(self, call: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> np.ndarray:
+        started = time.perf_counter()
+        try:
+            return call(batch)
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def _flush(self, lane: _Lane) -> None:
         start, owners = 0, lane.owners
         while start < len(owners):
-            size = self._tiles_a_call(lane.batch.shape[1])
-            count = min(size, len(owners) - start)
-            started = time.perf_counter()
+            count = min(self._batch, len(owners) - start)
             try:
-                restored = self._call(_filled(lane.batch[start : start + count], size))
+                filled = _filled(lane.batch[start : start + count], self._batch)
+                restored = self._run(self._together, filled)
             except MemoryError:
                 if self._batch == 1:
                     raise
                 self._batch = -(-self._batch // 2)
                 continue
-            finally:
-                self.seconds += time.perf_counter() - started
             for merger, tile in zip(owners[start : start + count], restored, strict=False):
                 merger.add(tile)
             start += count
@@ -145,14 +146,18 @@ def _filled(batch: np.ndarray, count: int) -> np.ndarray:
     return filled
 
 
-def compiled(generator: Any) -> Callable[[np.ndarray], np.ndarray]:
+def compiled(generator: Any, *, any_size: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """Return the generator as a function of (B, H, W, 3) float32 arrays, without dropout.
 
-    It is traced once for each shape. It raises MemoryError where the device has not enough.
+    It is traced once for each shape, or, if it is for single pictures of `any_size`, once. It raises
+    MemoryError where the device has not enough.
     """
     import tensorflow as tf
 
-    graph = tf.function(lambda batch: generator(batch, training=False))
+    graph = tf.function(
+        lambda batch: generator(batch, training=False),
+        [tf.TensorSpec((1, None, None, 3), tf.float32)] if any_size else None,
+    )
 
     def call(batch: np.ndarray) -> np.ndarray:
         try:

@@ -11,7 +11,7 @@ its own pixels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,16 +19,20 @@ import numpy as np
 
 
 class Tiling(NamedTuple):
-    """The side of square tiles, and by how much neighbours overlap at least, in pixels."""
+    """How photos are cut for a network.
+
+    Attributes:
+        tile_px: side of the least tiles, to which smaller photos are padded; no others are.
+        overlap_px: by how much neighbours overlap at least.
+        most_px: side of the largest. A photo has as few tiles as these allow, all of one size, as
+            small as suffices.
+        step_px: sides are multiples of it, and so are `tile_px` and `most_px`.
+    """
 
     tile_px: int
     overlap_px: int
-
-
-def largest(tilings: Sequence[Tiling], height: int, width: int) -> Tiling:
-    """Return the last of these, ascending, whose tiles need no padding in a photo, or else the first."""
-    fitting = [tiling for tiling in tilings if tiling.tile_px <= min(height, width)]
-    return fitting[-1] if fitting else tilings[0]
+    most_px: int
+    step_px: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Layout:
 
     Attributes:
         height, width: the photo's size in pixels.
-        tile_px: side of the square tiles.
+        tile_height, tile_width: the tiles'.
         rows, columns: top and left edges of the tiles, ascending, in the padded photo.
         padding: (top, bottom, left, right) pixels of reflected border, which make a small photo as
             large as a tile.
@@ -45,7 +49,8 @@ class Layout:
 
     height: int
     width: int
-    tile_px: int
+    tile_height: int
+    tile_width: int
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     padding: tuple[int, int, int, int]
@@ -55,28 +60,40 @@ class Layout:
         return len(self.rows) * len(self.columns)
 
 
-def plan(height: int, width: int, *, tile_px: int, overlap_px: int) -> Layout:
-    """Lay the fewest evenly spaced tiles that overlap by at least `overlap_px`.
+def plan(height: int, width: int, tiling: Tiling) -> Layout:
+    """Lay the fewest evenly spaced tiles.
 
     Raises:
-        ValueError: if a size is not positive, or the overlap is more than half a tile.
+        ValueError: if a size is not positive, or the overlap is more than half of the least tile.
     """
-    if height < 1 or width < 1 or not 0 <= overlap_px <= tile_px // 2:
-        raise ValueError(
-            f"height={height}, width={width}, tile_px={tile_px}, overlap_px={overlap_px}"
-        )
-    rows, top, bottom = _axis(height, tile_px, overlap_px)
-    columns, left, right = _axis(width, tile_px, overlap_px)
-    return Layout(height, width, tile_px, rows, columns, (top, bottom, left, right))
+    tile_px, overlap_px, most_px, step_px = tiling
+    if (
+        min(height, width, step_px) < 1
+        or not 0 <= overlap_px <= tile_px // 2 <= most_px // 2
+        or tile_px % step_px
+        or most_px % step_px
+    ):
+        raise ValueError(f"height={height}, width={width}, {tiling}")
+    tile_height, rows, top, bottom = _axis(height, tiling)
+    tile_width, columns, left, right = _axis(width, tiling)
+    return Layout(height, width, tile_height, tile_width, rows, columns, (top, bottom, left, right))
 
 
-def _axis(length: int, tile_px: int, overlap_px: int) -> tuple[tuple[int, ...], int, int]:
-    if length <= tile_px:
-        before = (tile_px - length) // 2
-        return (0,), before, tile_px - length - before
-    span = length - tile_px
-    count = 1 + -(-span // (tile_px - overlap_px))
-    return tuple(index * span // (count - 1) for index in range(count)), 0, 0
+def _axis(length: int, tiling: Tiling) -> tuple[int, tuple[int, ...], int, int]:
+    """Return the tiles' side, where they start, and the padding before and after."""
+    count = 1 + max(-(-(length - tiling.most_px) // (tiling.most_px - tiling.overlap_px)), 0)
+    while (side := _side(length, count, tiling)) > max(length, tiling.tile_px):
+        count += 1
+    if count == 1:
+        before = (side - length) // 2
+        return side, (0,), before, side - length - before
+    span = length - side
+    return side, tuple(index * span // (count - 1) for index in range(count)), 0, 0
+
+
+def _side(length: int, count: int, tiling: Tiling) -> int:
+    side = -(-(length + (count - 1) * tiling.overlap_px) // count)
+    return max(-(-side // tiling.step_px) * tiling.step_px, tiling.tile_px)
 
 
 def ramps(starts: tuple[int, ...], tile_px: int) -> np.ndarray:
@@ -107,7 +124,7 @@ def ramps(starts: tuple[int, ...], tile_px: int) -> np.ndarray:
 
 
 def split(pixels: np.ndarray, layout: Layout) -> Iterator[np.ndarray]:
-    """Yield the (tile_px, tile_px, C) tiles row by row: views of the photo, if it is not padded."""
+    """Yield the (tile_height, tile_width, C) tiles row by row: views of the photo, if it is not padded."""
     top, bottom, left, right = layout.padding
     if any(layout.padding):
         # Reflection repeats for photos that are much smaller than a tile; "symmetric" also serves
@@ -115,10 +132,9 @@ def split(pixels: np.ndarray, layout: Layout) -> Iterator[np.ndarray]:
         mode: Literal["reflect", "symmetric"]
         mode = "reflect" if min(layout.height, layout.width) > 1 else "symmetric"
         pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode)
-    size = layout.tile_px
     for y in layout.rows:
         for x in layout.columns:
-            yield pixels[y : y + size, x : x + size]
+            yield pixels[y : y + layout.tile_height, x : x + layout.tile_width]
 
 
 class Merger:
@@ -133,11 +149,11 @@ class Merger:
         """Make room for one band and the photo."""
         self._layout = layout
         self._scale = np.float32(np.iinfo(dtype).max)
-        self._across = ramps(layout.columns, layout.tile_px)[:, None, :, None]
-        self._down = ramps(layout.rows, layout.tile_px)[:, :, None, None]
-        width = layout.columns[-1] + layout.tile_px
-        self._band = np.zeros((layout.tile_px, width, 3), np.float32)
-        self._pixels = np.empty((layout.rows[-1] + layout.tile_px, width, 3), dtype)
+        self._across = ramps(layout.columns, layout.tile_width)[:, None, :, None]
+        self._down = ramps(layout.rows, layout.tile_height)[:, :, None, None]
+        width = layout.columns[-1] + layout.tile_width
+        self._band = np.zeros((layout.tile_height, width, 3), np.float32)
+        self._pixels = np.empty((layout.rows[-1] + layout.tile_height, width, 3), dtype)
         self._count = 0
 
     @property
@@ -146,23 +162,25 @@ class Merger:
         return self._count == len(self._layout)
 
     def add(self, tile: np.ndarray) -> None:
-        """Add the next tile, (tile_px, tile_px, 3) float32 in [0, 1]."""
+        """Add the next tile, (tile_height, tile_width, 3) float32 in [0, 1]."""
         row, column = divmod(self._count, len(self._layout.columns))
-        x, size = self._layout.columns[column], self._layout.tile_px
-        self._band[:, x : x + size] += tile * (self._down[row] * self._across[column])
+        x = self._layout.columns[column]
+        self._band[:, x : x + self._layout.tile_width] += tile * (
+            self._down[row] * self._across[column]
+        )
         self._count += 1
         if column == len(self._layout.columns) - 1:
             self._finish(row)
 
     def _finish(self, row: int) -> None:
         """Write the band's rows that no later tile touches, and move the rest up."""
-        top = self._layout.rows[row]
-        done = self._layout.tile_px if self.full else self._layout.rows[row + 1] - top
+        top, height = self._layout.rows[row], self._layout.tile_height
+        done = height if self.full else self._layout.rows[row + 1] - top
         ready = self._band[:done] * self._scale
         np.clip(np.rint(ready, out=ready), 0, self._scale, out=ready)
         self._pixels[top : top + done] = ready
-        self._band[: self._layout.tile_px - done] = self._band[done:].copy()
-        self._band[self._layout.tile_px - done :] = 0
+        self._band[: height - done] = self._band[done:].copy()
+        self._band[height - done :] = 0
 
     def result(self) -> np.ndarray:
         """Return the (H, W, 3) photo, unpadded. Raises ValueError while tiles are missing."""

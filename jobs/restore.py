@@ -148,7 +148,7 @@ def _settings(options: Options, card: models.Card) -> dict[str, Any]:
     """Return everything besides the model that the outputs' names and bytes depend on."""
     settings = {
         "precision": options.precision,
-        "tiles": [list(tiling) for tiling in network(card.network).tilings],
+        "tiles": list(network(card.network).tiling),
         "ramp": "half of the overlap",
         "batch": TILE_BATCH,
     }

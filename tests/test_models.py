@@ -207,8 +207,9 @@ def test_another_network_s_weights(saved: Path) -> None:
     from deblur.networks import pix2pix
 
     pix2pix.generator(width=8).save(saved / "model.keras")
-    with pytest.raises(DeblurError, match=f"does not fit the network '{NETWORK}'"):
+    with pytest.raises(DeblurError, match=f"does not fit the network '{NETWORK}'") as caught:
         models.load(open_store(saved), "float32")
+    assert len(str(caught.value)) < 400
 
 
 def test_another_model_s_weights(saved: Path) -> None:

@@ -17,7 +17,8 @@ from deblur.networks import network
 from deblur.restorer import TILE_BATCH, Restorer, Settings, compiled
 
 NETWORK = "pix2pix-small"
-TWO_SIZES = "wiener-box14"  # tiles of 256 pixels, and of 512 where they fit
+ANY_SIZE = "wiener-box14"  # tiles of 256 pixels, and larger ones of larger photos
+TILING = network(NETWORK).tiling
 POLICIES = ["float32", "mixed_bfloat16"]
 DEPTHS = [np.uint8, np.uint16]
 SIDES = [1, 2, 31, 255, 256, 257, 479, 480, 481, 600]
@@ -83,7 +84,7 @@ def test_the_identity_gives_every_photo_back(dtype: type) -> None:
     sizes=st.lists(st.tuples(*[st.integers(1, 700)] * 2), max_size=4),
     dtype=st.sampled_from(DEPTHS),
     tile_batch=st.sampled_from([1, 3, 8]),
-    name=st.sampled_from([NETWORK, TWO_SIZES]),
+    name=st.sampled_from([NETWORK, ANY_SIZE]),
 )
 def test_the_identity_for_any_stream(
     sizes: list[tuple[int, int]], dtype: type, tile_batch: int, name: str
@@ -114,11 +115,12 @@ def test_the_network_sees_one_shape_always() -> None:
     assert set(generator.traced) == {(4, 256, 256, 3)}
 
 
-def test_a_photo_is_cut_into_the_largest_tiles_that_fit() -> None:
+def test_tiles_of_larger_photos_go_alone() -> None:
     generator = Identity()
-    restorer = Restorer(model(generator, TWO_SIZES), "float32")
-    list(restorer.restore([noise(511, 900), noise(512, 512), noise(700, 1100), noise(20, 20)]))
-    assert sorted(generator.traced) == [(2, 512, 512, 3), (8, 256, 256, 3)]
+    restorer = Restorer(model(generator, ANY_SIZE), "float32")
+    photos = [noise(511, 900), noise(512, 512), noise(700, 1100), noise(20, 20), noise(256, 90)]
+    list(restorer.restore(photos))
+    assert sorted(generator.traced, key=str) == [(1, None, None, 3), (8, 256, 256, 3)]
 
 
 def test_a_small_photo_does_not_wait_for_others_of_its_size() -> None:
@@ -130,7 +132,7 @@ def test_a_small_photo_does_not_wait_for_others_of_its_size() -> None:
             drawn.append(number)
             yield noise(512, 512, seed=number)
 
-    restored = identity(8, TWO_SIZES).restore(photos())
+    restored = identity(8, ANY_SIZE).restore(photos())
     np.testing.assert_array_equal(next(restored), noise(20, 20))
     assert len(drawn) == 8
 
@@ -156,7 +158,7 @@ def test_another_kind_of_array_is_refused(photo: np.ndarray) -> None:
 
 
 def test_settings_say_what_pixels_depend_on() -> None:
-    assert identity().settings == Settings("float32", (tiles.Tiling(256, 32),), TILE_BATCH)
+    assert identity().settings == Settings("float32", TILING, TILE_BATCH)
 
 
 # === Seams ===
@@ -181,7 +183,7 @@ def convolutions() -> Any:
 
 def seams(height: int, width: int) -> np.ndarray:
     """Return where tiles meet: the pixels that more than one of them has."""
-    layout = tiles.plan(height, width, tile_px=256, overlap_px=32)
+    layout = tiles.plan(height, width, TILING)
     masks = []
     for starts, length in ((layout.rows, height), (layout.columns, width)):
         covered = np.zeros(length, int)
@@ -227,7 +229,7 @@ def test_tiles_leave_no_seams() -> None:
 
 def short_of_memory(restorer: Restorer, most: int) -> list[int]:
     """Make a restorer's calls fail with more tiles than `most`; return the list of those made."""
-    call, made = restorer._call, []
+    call, made = restorer._together, []
 
     def fail(batch: np.ndarray) -> np.ndarray:
         made.append(len(batch))
@@ -235,7 +237,7 @@ def short_of_memory(restorer: Restorer, most: int) -> list[int]:
             raise MemoryError
         return call(batch)
 
-    restorer._call = fail
+    restorer._together = restorer._alone = fail
     return made
 
 
@@ -310,22 +312,13 @@ def test_a_photo_s_pixels_do_not_depend_on_its_company(policy: str, dtype: type)
             np.testing.assert_array_equal(result, alone[index])
 
 
-def test_nor_do_they_where_tiles_are_of_two_sizes() -> None:
+def test_nor_do_they_where_tiles_are_of_many_sizes() -> None:
     keras.utils.set_random_seed(0)
-    restorer = Restorer(model(network(TWO_SIZES).generator(), TWO_SIZES), "float32")
+    restorer = Restorer(model(network(ANY_SIZE).generator(), ANY_SIZE), "float32")
     photos = [soft(*size) for size in [(20, 20), (520, 700), (300, 300)]]
     alone = [next(restorer.restore([photo])) for photo in photos]
     for result, expected in zip(restorer.restore(photos), alone, strict=True):
         np.testing.assert_array_equal(result, expected)
-
-
-def test_without_memory_for_large_tiles_one_at_a_time() -> None:
-    restorer = Restorer(model(Identity(), TWO_SIZES), "float32")
-    made = short_of_memory(restorer, 1)
-    photos = [noise(700, 700), noise(300, 20)]
-    for photo, result in zip(photos, restorer.restore(photos), strict=True):
-        np.testing.assert_array_equal(result, photo)
-    assert made[:2] == [2, 1]
 
 
 def test_another_number_of_tiles_changes_roundings_alone() -> None:

@@ -11,11 +11,20 @@ from deblur import tiles
 
 
 @st.composite
+def tilings(draw: st.DrawFn, most_steps: int = 6, most_step_px: int = 9) -> tiles.Tiling:
+    step_px = draw(st.integers(1, most_step_px))
+    tile_px = step_px * draw(st.integers(1, most_steps))
+    most_px = tile_px + step_px * draw(st.integers(0, most_steps))
+    return tiles.Tiling(tile_px, draw(st.integers(0, tile_px // 2)), most_px, step_px)
+
+
+def squares(tile_px: int, overlap_px: int) -> tiles.Tiling:
+    return tiles.Tiling(tile_px, overlap_px, tile_px, tile_px)
+
+
+@st.composite
 def layouts(draw: st.DrawFn) -> tiles.Layout:
-    tile_px = draw(st.integers(1, 24))
-    overlap_px = draw(st.integers(0, tile_px // 2))
-    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
-    return tiles.plan(height, width, tile_px=tile_px, overlap_px=overlap_px)
+    return tiles.plan(draw(st.integers(1, 120)), draw(st.integers(1, 120)), draw(tilings()))
 
 
 def merged(pixels: np.ndarray, layout: tiles.Layout) -> np.ndarray:
@@ -42,40 +51,56 @@ def test_merge_undoes_split(layout: tiles.Layout, dtype: type) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (255, 256), (257, 700)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_merge_undoes_split_at_the_size_of_the_networks(size: tuple[int, int], dtype: type) -> None:
-    layout = tiles.plan(*size, tile_px=256, overlap_px=64)
+@pytest.mark.parametrize("tiling", [squares(256, 64), tiles.Tiling(256, 64, 512, 16)])
+def test_merge_undoes_split_at_the_size_of_the_networks(
+    size: tuple[int, int], dtype: type, tiling: tiles.Tiling
+) -> None:
+    layout = tiles.plan(*size, tiling)
     pixels = noise(*size, dtype)
     np.testing.assert_array_equal(merged(pixels, layout), pixels)
 
 
-@settings(max_examples=300)
+@settings(max_examples=500)
 @given(
-    length=st.integers(1, 2000),
-    tile_px=st.integers(1, 300),
-    share=st.floats(0, 0.5),
+    length=st.integers(1, 2000), tiling=st.one_of(tilings(), tilings(most_steps=40), tilings(3, 64))
 )
-def test_an_axis(length: int, tile_px: int, share: float) -> None:
-    overlap_px = int(share * tile_px)
-    layout = tiles.plan(length, 1, tile_px=tile_px, overlap_px=overlap_px)
-    starts, (top, bottom, _, _) = layout.rows, layout.padding
-    padded = max(length, tile_px)
+def test_an_axis(length: int, tiling: tiles.Tiling) -> None:
+    layout = tiles.plan(length, 1, tiling)
+    side, starts, (top, bottom, _, _) = layout.tile_height, layout.rows, layout.padding
+    assert tiling.tile_px <= side <= tiling.most_px
+    assert side % tiling.step_px == 0
+    padded = max(length, tiling.tile_px)
     assert length + top + bottom == padded
     assert 0 <= bottom - top <= 1
     assert starts[0] == 0
-    assert starts[-1] + tile_px == padded
+    assert starts[-1] + side == padded
     gaps = [after - before for before, after in itertools.pairwise(starts)]
-    assert all(0 < gap <= tile_px - overlap_px for gap in gaps)
+    assert all(0 < gap <= side - tiling.overlap_px for gap in gaps)
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
-    one_less = tile_px + (len(starts) - 2) * (tile_px - overlap_px)
-    assert len(starts) == 1 or one_less < padded, "one tile less would do"
+    # One tile less would do if the largest that lie within the photo covered it.
+    largest = min(tiling.most_px, padded // tiling.step_px * tiling.step_px)
+    one_less = largest + (len(starts) - 2) * (largest - tiling.overlap_px)
+    assert len(starts) == 1 or one_less < padded
+    # Nor would smaller ones, but for what they may be.
+    smaller = side - tiling.step_px
+    reach = smaller + (len(starts) - 1) * (smaller - tiling.overlap_px)
+    assert reach < padded or side == tiling.tile_px
 
-    weights = tiles.ramps(starts, tile_px)
+    weights = tiles.ramps(starts, side)
     total = np.zeros(padded)
     for start, weight in zip(starts, weights, strict=True):
-        total[start : start + tile_px] += weight
+        total[start : start + side] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
     assert weights.min() >= 0
     assert weights.max() <= 1
+
+
+def test_a_large_photo_has_tiles_as_large_as_suffice() -> None:
+    layout = tiles.plan(2448, 3264, tiles.Tiling(256, 64, 1024, 16))
+    assert (layout.tile_height, layout.tile_width) == (864, 864)
+    assert (len(layout.rows), len(layout.columns)) == (3, 4)
+    layout = tiles.plan(481, 240, tiles.Tiling(256, 64, 1024, 16))
+    assert (layout.tile_height, layout.rows, layout.tile_width) == (288, (0, 193), 256)
 
 
 def test_a_ramp_lies_in_the_middle_of_its_overlap() -> None:
@@ -92,7 +117,7 @@ def test_a_ramp_lies_in_the_middle_of_its_overlap() -> None:
 
 def test_a_seam_fades() -> None:
     """Two tiles that disagree meet in a slope, not in a step."""
-    layout = tiles.plan(64, 100, tile_px=64, overlap_px=16)
+    layout = tiles.plan(64, 100, squares(64, 16))
     merger = tiles.Merger(layout, np.uint8)
     for value in (0.2, 0.8):
         merger.add(np.full((64, 64, 3), value, np.float32))
@@ -104,19 +129,19 @@ def test_a_seam_fades() -> None:
 
 def test_tiles_of_a_large_photo_are_views() -> None:
     pixels = noise(70, 90, np.uint8)
-    layout = tiles.plan(70, 90, tile_px=32, overlap_px=8)
+    layout = tiles.plan(70, 90, squares(32, 8))
     assert all(np.shares_memory(tile, pixels) for tile in tiles.split(pixels, layout))
 
 
 def test_a_small_photo_is_surrounded_by_its_reflection() -> None:
-    layout = tiles.plan(3, 3, tile_px=7, overlap_px=2)
+    layout = tiles.plan(3, 3, squares(7, 2))
     (tile,) = tiles.split(np.arange(27, dtype=np.uint8).reshape(3, 3, 3), layout)
     assert tile.shape == (7, 7, 3)
     np.testing.assert_array_equal(tile[3, :, 0] // 3, [5, 4, 3, 4, 5, 4, 3])
 
 
 def test_values_beyond_the_range_are_clipped_and_rounded() -> None:
-    merger = tiles.Merger(tiles.plan(1, 4, tile_px=4, overlap_px=0), np.uint8)
+    merger = tiles.Merger(tiles.plan(1, 4, squares(4, 0)), np.uint8)
     tile = np.zeros((4, 4, 3), np.float32)
     tile[...] = np.array([-0.5, 1.5, 0.4 / 255, 0.6 / 255], np.float32)[None, :, None]
     merger.add(tile)
@@ -124,7 +149,7 @@ def test_values_beyond_the_range_are_clipped_and_rounded() -> None:
 
 
 def test_the_merger_holds_one_band_besides_the_photo() -> None:
-    layout = tiles.plan(5000, 300, tile_px=64, overlap_px=16)
+    layout = tiles.plan(5000, 300, squares(64, 16))
     merger = tiles.Merger(layout, np.uint8)
     arrays = [value for value in vars(merger).values() if isinstance(value, np.ndarray)]
     photo, band = 5000 * 300 * 3, 64 * 300 * 3 * 4
@@ -132,7 +157,7 @@ def test_the_merger_holds_one_band_besides_the_photo() -> None:
 
 
 def test_a_photo_with_tiles_missing_is_not_given_out() -> None:
-    layout = tiles.plan(10, 20, tile_px=10, overlap_px=2)
+    layout = tiles.plan(10, 20, squares(10, 2))
     merger = tiles.Merger(layout, np.uint8)
     for _ in range(len(layout) - 1):
         merger.add(np.zeros((10, 10, 3), np.float32))
@@ -141,8 +166,15 @@ def test_a_photo_with_tiles_missing_is_not_given_out() -> None:
         merger.result()
 
 
-@pytest.mark.parametrize("size", [(0, 5, 8, 2), (5, 0, 8, 2), (5, 5, 8, 5), (5, 5, 8, -1)])
-def test_impossible_layouts(size: tuple[int, int, int, int]) -> None:
-    height, width, tile_px, overlap_px = size
-    with pytest.raises(ValueError, match=f"tile_px={tile_px}"):
-        tiles.plan(height, width, tile_px=tile_px, overlap_px=overlap_px)
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_no_photo(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="tile_px=8"):
+        tiles.plan(*size, squares(8, 2))
+
+
+@pytest.mark.parametrize(
+    "tiling", [(8, 5, 8, 8), (8, -1, 8, 8), (8, 2, 8, 0), (8, 2, 8, 3), (8, 2, 12, 8), (8, 2, 4, 4)]
+)
+def test_impossible_tilings(tiling: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="tile_px=8"):
+        tiles.plan(5, 5, tiles.Tiling(*tiling))

@@ -127,6 +127,7 @@ def generator(
     recipe: str = "box14",
     widths: tuple[int, ...] = (32, 64, 128, 256),
     blocks: tuple[int, ...] = (1, 1, 2, 2),
+    context: int = 0,
 ) -> keras.Model:
     """Return the network: (B, H, W, 3) in [0, 1] to the same; sides are multiples of 16.
 
@@ -135,6 +136,8 @@ def generator(
         recipe: what blur it is for: `box14` or `photo`.
         widths: channels at each level, from half the size down.
         blocks: residual blocks at each level, on the way down and as many on the way up.
+        context: how many numbers say what all of the picture has in common, as its blur, to the
+            blocks on the way up; 0 is none.
     """
     guesses = GUESSES[recipe]
     picture = keras.Input((None, None, 3), name="blurred")
@@ -156,12 +159,13 @@ def generator(
             x = _block(x, width, dtype, f"down{level}_{index}")
 
     # === Up ===
+    common = _context(x, context, dtype) if context else None
     for level in reversed(range(len(skips))):
         x = _conv(x, 4 * widths[level], 1, dtype, f"up{level}")
         x = DepthToSpace(dtype=dtype, name=f"up{level}_spread")(x)
         x = layers.Add(dtype=dtype, name=f"up{level}_skip")([x, skips[level]])
         for index in range(blocks[level]):
-            x = _block(x, widths[level], dtype, f"up{level}_{index}")
+            x = _block(x, widths[level], dtype, f"up{level}_{index}", common)
 
     head = layers.Conv2D(
         4 * (3 + len(guesses)),
@@ -192,8 +196,25 @@ def _conv(x: Tensor, filters: int, kernel: int, dtype: str, name: str, **options
     )(x)
 
 
-def _block(x: Tensor, filters: int, dtype: str, name: str) -> Tensor:
+def _context(x: Tensor, size: int, dtype: str) -> Tensor:
+    """Return (B, 1, 1, size) of what features have in common, wherever in the picture they are."""
+    x = _conv(x, size, 1, dtype, "context_seen", gain=2.0, activation="relu")
+    x = layers.GlobalAveragePooling2D(keepdims=True, dtype="float32", name="context_mean")(x)
+    return layers.Dense(size, "relu", dtype=dtype, name="context")(x)
+
+
+def _block(x: Tensor, filters: int, dtype: str, name: str, common: Tensor | None = None) -> Tensor:
     y = _conv(x, filters, 3, dtype, f"{name}_in", gain=2.0, activation="relu")
+    if common is not None:
+        # 1 at first, so that a network without context can be gone on from.
+        scale = layers.Dense(
+            filters,
+            kernel_initializer="zeros",
+            bias_initializer="ones",
+            dtype=dtype,
+            name=f"{name}_scale",
+        )(common)
+        y = layers.Multiply(dtype=dtype, name=f"{name}_scaled")([y, scale])
     # Small, so that a deep stack without normalisation starts near the identity.
     y = _conv(y, filters, 3, dtype, f"{name}_out", gain=0.1)
     return layers.Add(dtype=dtype, name=f"{name}_add")([x, y])

@@ -108,10 +108,9 @@ def main() -> None:
     from jobs import runtime
     from jobs.restore_report import shares
 
-    shape = network(models.read_card(open_store(arguments.model)).network)
-    if len(shape.tilings) > 1:
+    tiling = network(models.read_card(open_store(arguments.model)).network).tiling
+    if tiling.most_px > tiling.tile_px:
         parser.error(f"{arguments.model}: expected a network with tiles of one size, as pix2pix")
-    size = shape.tilings[0]._asdict()
     ratios: dict[str, list[float]] = {}
     with places(arguments.photos) as where, runtime.cluster(runtime.Cluster()):
         for number in range(arguments.rounds):
@@ -122,7 +121,7 @@ def main() -> None:
                     parser.error("so few photos that all were one pack: 20 megapixels are enough")
                 counted = [row for row in rows if row["finished_at"] > rows[0]["finished_at"]]
                 megapixels = sum(row["width"] * row["height"] for row in counted) / 1e6
-                count = sum(len(tiles.plan(row["height"], row["width"], **size)) for row in counted)
+                count = sum(len(tiles.plan(row["height"], row["width"], tiling)) for row in counted)
                 batches = max(count // TILE_BATCH, 1)
                 with multiprocessing.get_context("spawn").Pool(1) as process:
                     plain = process.apply(bare, (arguments.model, batches))
