@@ -142,7 +142,7 @@ def generator(
     guesses = GUESSES[recipe]
     picture = keras.Input((None, None, 3), name="blurred")
     details = WienerDetail(
-        guesses, mirror_shift=blur.mirror_shift(recipe), dtype="float32", name="wiener"
+        guesses, mirror_shift=blur.mirror_shift(recipe), dtype=dtype, name="wiener"
     )(picture)
     # Levels of 8 bits become multiples of 1/128 from -1 on, which bfloat16 holds exactly.
     signed = layers.Rescaling(255 / 128, -1.0, dtype="float32", name="to_signed")(picture)
