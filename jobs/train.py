@@ -48,7 +48,7 @@ class Options:
     licence: str = ""
     "Under what licence the model may be used, for its card: that is for its photos to allow."
     network: str | None = None
-    "pix2pix (the report's, 57 M), pix2pix-small (a sixteenth), wiener-photo or its -deep (4, 7 M), wiener-box14 or its -deep, -deeper (4 M)."
+    "pix2pix (the report's, 57 M), pix2pix-small, wiener-photo or its -deep, wiener-box14 or its -deep, -deeper."
     epochs: int | None = None
     "Times that every photo is seen."
     batch_size: int | None = None

@@ -340,6 +340,25 @@ def test_weights_are_shares_of_one() -> None:
     assert (np.asarray(blend) >= choices.min(axis=0) - 1e-5).all()
 
 
+def test_a_context_says_nothing_at_first_and_then_the_same_everywhere(blurred: np.ndarray) -> None:
+    shape = {"recipe": "photo", "widths": (8, 8, 8, 8), "blocks": (1, 1, 1, 1)}
+    plain, told = wiener_unet.generator(**shape), wiener_unet.generator(**shape, context=4)
+    rng = np.random.default_rng(0)
+    for layer in plain.layers:
+        weights = [0.2 * rng.standard_normal(one.shape) for one in layer.get_weights()]
+        layer.set_weights(weights)
+        told.get_layer(layer.name).set_weights(weights)
+    given = np.ascontiguousarray(blurred[:2, :64, :128])
+    np.testing.assert_allclose(told(given), plain(given), atol=1e-5)
+
+    context = keras.Model(told.input, told.get_layer("context").output)
+    assert context(given).shape == (2, 1, 1, 4)
+    for layer in told.layers:
+        if layer.name.endswith("_scale"):
+            layer.set_weights([rng.standard_normal(one.shape) for one in layer.get_weights()])
+    assert np.abs(np.asarray(told(given) - plain(given))).max() > 1e-3
+
+
 @pytest.mark.parametrize("name", ["wiener-box14", "wiener-photo-deep"])
 @pytest.mark.parametrize("size", [(16, 16), (48, 80), (272, 32)])
 def test_any_multiple_of_the_stride(name: str, size: tuple[int, int]) -> None:
