@@ -47,11 +47,11 @@ def _in_short(name: str, card: models.Card) -> dict[str, Any]:
 
 def _print_table(cards: dict[str, models.Card]) -> None:
     note(
-        f"{'model':8}  {'undoes':11}  {'PSNR dB (blurred)':18}  {'SSIM (blurred)':15}  MB   licence"
+        f"{'model':8}  {'undoes':11}  {'PSNR dB (blurred)':18}  {'SSIM (blurred)':15}    MB  licence"
     )
     for name, card in cards.items():
         restored, blurred = card.figures["restored"], card.figures["blurred"]
         psnr = f"{restored['psnr']:.2f} ({blurred['psnr']:.2f})"
         ssim = f"{restored['ssim']:.3f} ({blurred['ssim']:.3f})"
         size = models.size_bytes(models.open_model(name)) / 1e6
-        note(f"{name:8}  {card.recipe:11}  {psnr:18}  {ssim:15}  {size:3.1f}  {card.licence}")
+        note(f"{name:8}  {card.recipe:11}  {psnr:18}  {ssim:15}  {size:4.1f}  {card.licence}")
