@@ -18,6 +18,9 @@ In MB, 2026-11, private and shared, of fetching, restoring and delivering a phot
     100, 16 bits, PNG      1680 +  570   1475 + 1145    850 + 1145
     100, 16 bits, TIFF     1685 +  570   1490 + 1145    850 + 1145
 
+Restoring by `box14`, whose tiles are up to four times as wide: 895 for the least, and of 100
+megapixels 1645 for JPEG and 1950 for 16 bits.
+
 The bound of 2 GiB a worker is on what is private: the other is Ray's, and on the machine once. `whole`
 is below it for 50 megapixels (1845 MB) and for JPEGs of 100 (1775), and 2600 for 100 of 16 bits.
 The files of 100 megapixels with 16 bits had 530 MB. The actor's 840 are TensorFlow and the model.
