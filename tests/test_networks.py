@@ -302,6 +302,8 @@ def test_a_filter_keeps_no_fine_colours() -> None:
     detail = wiener.WienerDetail([("box", 1, 0)], dtype="float32")
     restored = stripes + np.asarray(detail(stripes))
     assert np.ptp(restored[0, :, 8:-8], axis=1).max() < 0.05
+    grey = np.repeat(stripes[..., :1], 3, axis=-1)
+    np.testing.assert_allclose(detail(grey), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("recipe", "shift"), [("box14", 1), ("photo", 0)])
@@ -359,7 +361,7 @@ def test_a_context_says_nothing_at_first_and_then_the_same_everywhere(blurred: n
     assert np.abs(np.asarray(told(given) - plain(given))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["wiener-box14", "wiener-photo-deep"])
+@pytest.mark.parametrize("name", ["wiener-box14", "wiener-photo", "wiener-photo-deep"])
 @pytest.mark.parametrize("size", [(16, 16), (48, 80), (272, 32)])
 def test_any_multiple_of_the_stride(name: str, size: tuple[int, int]) -> None:
     given = np.random.default_rng(0).random((2, *size, 3), dtype=np.float32)
@@ -410,6 +412,7 @@ def test_tiles_suit_the_network() -> None:
     for each in NETWORKS.values():
         assert len(tiles.plan(1000, 1000, each.tiling)) > 1
         assert each.tile_px % each.stride == 0
+        assert each.tiling.overlap_px <= each.tile_px // 2
 
 
 def test_an_unknown_network_is_refused() -> None:

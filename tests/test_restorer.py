@@ -18,7 +18,7 @@ from deblur.restorer import TILE_BATCH, Restorer, Settings, compiled
 
 NETWORK = "pix2pix-small"
 ANY_SIZE = "wiener-box14"  # tiles of 256 pixels, and larger ones of larger photos
-TILING = network(NETWORK).tiling
+TILING = tiles.Tiling(256, 32, 256, 256)
 POLICIES = ["float32", "mixed_bfloat16"]
 DEPTHS = [np.uint8, np.uint16]
 SIDES = [1, 2, 31, 255, 256, 257, 479, 480, 481, 600]
@@ -254,8 +254,9 @@ def test_without_memory_for_a_batch_half_of_it_is_tried(most: int, calls: list[i
     assert restorer.settings.tile_batch == TILE_BATCH
 
 
-def test_without_memory_for_one_tile_there_is_an_end() -> None:
-    restorer = Restorer(model(Identity()), "float32")
+@pytest.mark.parametrize("name", [NETWORK, ANY_SIZE])
+def test_without_memory_for_one_tile_there_is_an_end(name: str) -> None:
+    restorer = Restorer(model(Identity(), name), "float32")
     short_of_memory(restorer, 0)
     with pytest.raises(MemoryError):
         next(restorer.restore([noise(300, 300)]))

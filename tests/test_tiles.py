@@ -62,7 +62,8 @@ def test_merge_undoes_split_at_the_size_of_the_networks(
 
 @settings(max_examples=500)
 @given(
-    length=st.integers(1, 2000), tiling=st.one_of(tilings(), tilings(most_steps=40), tilings(3, 64))
+    length=st.integers(1, 2000),
+    tiling=st.one_of(tilings(), tilings(most_steps=40), tilings(most_steps=3, most_step_px=64)),
 )
 def test_an_axis(length: int, tiling: tiles.Tiling) -> None:
     layout = tiles.plan(length, 1, tiling)

@@ -58,6 +58,7 @@ class Network:
         return getattr(import_module(f"deblur.networks.{self.module}"), name)
 
 
+_PIX2PIX = Network("pix2pix", Tiling(256, 32, 256, 256), arguments={"width": 64})
 # A wide inverse filter feels a tile's border. Six photos of 1200 pixels' height that were not trained on,
 # blurred whole, for `box14`: mean PSNR, and the tiles' pixels for the photo's.
 #
@@ -67,7 +68,6 @@ class Network:
 #
 # Its time grows with a tile's side: larger ones gain nothing. `photo` has one PSNR with overlaps of
 # 32, 64 and 96 (26.37), and three filters, so that tiles beyond 512 take more time than they save.
-_PIX2PIX = Network("pix2pix", Tiling(256, 32, 256, 256), arguments={"width": 64})
 _PHOTO = Network("wiener_unet", Tiling(256, 32, 512, 16), generator_arguments={"recipe": "photo"})
 _BOX14 = Network("wiener_unet", Tiling(256, 64, 1024, 16), generator_arguments={"recipe": "box14"})
 
