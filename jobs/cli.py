@@ -96,7 +96,7 @@ def _explain(error: BaseException, verbose: bool) -> int:
 def _in_short(error: BaseException) -> str:
     """Return one line: the last one where the text is a worker's whole trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    if "Traceback (most recent call last):" in str(error):
+    if any(sign in str(error) for sign in ("Traceback (most recent call last):", '\n  File "')):
         return lines[-1][:500]
     return f"{type(error).__name__}: {' '.join(lines)[:500]}"
 

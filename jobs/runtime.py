@@ -116,8 +116,10 @@ def quieten(verbose: bool) -> None:
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
     if not verbose:
-        for name in ("ray", "ray.data", "ray.train"):
+        for name in ("ray", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        # As an error it prints the whole trace of what it raises, which cli.py then says in a line.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -147,7 +149,8 @@ def cause(error: BaseException) -> BaseException:
         inner = getattr(error, "cause", None) or error.__cause__
         if isinstance(error, DeblurError) and type(error).__module__.startswith("deblur"):
             return error
-        if not isinstance(inner, BaseException):
+        # Ray Data raises what ends an actor from an exception that says nothing.
+        if not isinstance(inner, BaseException) or not str(inner):
             break
         error = inner
     return error

@@ -1,7 +1,9 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +105,22 @@ def test_some_failed_photos_are_exit_code_3(
     assert "a.jpg: " in err
 
 
+def test_a_model_that_does_not_fit_is_said_in_a_line(
+    capfd: pytest.CaptureFixture[str], ray_cluster: None, trained: Path, tmp_path: Path, photos: Any
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(photos.jpeg())
+    shutil.copytree(trained / "model", tmp_path / "model")
+    card = tmp_path / "model" / "card.json"
+    card.write_text(card.read_text().replace("pix2pix-small", "wiener-photo"))
+    words = ["restore", str(tmp_path / "in"), str(tmp_path / "out")]
+    code, _, err = run(capfd, *words, "--model", str(tmp_path / "model"))
+    assert code == 1
+    assert "model.keras does not fit the network 'wiener-photo': " in err
+    assert "Traceback" not in err
+    assert max(map(len, err.splitlines())) < 400
+
+
 def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     code, out, _ = run(capsys, "models", str(trained / "model"))
     assert code == 0
@@ -119,6 +137,11 @@ def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], trained: Pat
             RuntimeError("Traceback (most recent call last):\n  ...\nOSError: disk full\n"),
             1,
             "the job failed: OSError: disk full",
+        ),
+        (
+            RuntimeError('the actor died\n  File "a.py", line 1, in b\nOSError: no disk'),
+            1,
+            "the job failed: OSError: no disk",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
