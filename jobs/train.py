@@ -60,7 +60,7 @@ class Options:
     blur: str | None = None
     "Blur sharp photos anew in each epoch: box14, gaussian, motion, defocus or photo; else pairs keep theirs."
     start_from: str | None = None
-    "A model of the same network to begin with: a name, folder or s3://bucket/prefix."
+    "A model to begin with, whose network is taken: a name, folder or s3://bucket/prefix."
     workers: str = "1"
     "Training processes: a number, or a range such as 1-8, to grow and shrink with the cluster."
     gpu: bool = False
@@ -90,7 +90,8 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Train, and return the summary."""
-    recipe = _recipe(options)
+    start = models.read_card(models.open_model(options.start_from)) if options.start_from else None
+    recipe = _recipe(options, start)
     workers = _workers(options, recipe)
     _check(options, recipe)
     source, home = open_store(options.source), open_store(options.run)
@@ -112,7 +113,7 @@ def run(options: Options) -> dict[str, Any]:
             _account(photos, home)
         else:
             photos = train_source.Pairs(source, dataset, anew=options.blur is not None)
-        plan = _plan(options, recipe, photos, size_px)
+        plan = _plan(options, recipe, photos, size_px, start)
         train_run.claim(home, plan, command(options), source.uri)
         if train_run.is_finished(home):
             note(f"{home.uri} is finished already")
@@ -130,12 +131,26 @@ def run(options: Options) -> dict[str, Any]:
     return train_run.summary(home)
 
 
-def _recipe(options: Options) -> recipes.Recipe:
-    """Return the named recipe with the parts that the options replace."""
+def _recipe(options: Options, start: models.Card | None) -> recipes.Recipe:
+    """Return the named recipe with the parts that the options replace; the network, if none is named, is the start's.
+
+    Raises:
+        UsageError: if the named network cannot begin with that model.
+    """
     names = ("network", "epochs", "max_steps", "batch_size", "learning_rate")
     given = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in given.items() if value is not None}
-    return replace(recipes.recipe(options.recipe), **chosen)
+    recipe = replace(recipes.recipe(options.recipe), **chosen)
+    if start is None:
+        return recipe
+    if options.network is None:
+        return replace(recipe, network=start.network)
+    if start.network not in (recipe.network, network(recipe.network).grown_from):
+        raise UsageError(
+            f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} cannot "
+            f"begin with it: leave --network out, or give --network {start.network}"
+        )
+    return recipe
 
 
 def _workers(options: Options, recipe: recipes.Recipe) -> tuple[int, int]:
@@ -159,7 +174,11 @@ def _workers(options: Options, recipe: recipes.Recipe) -> tuple[int, int]:
 
 
 def _plan(
-    options: Options, recipe: recipes.Recipe, photos: train_source.Source, size_px: int
+    options: Options,
+    recipe: recipes.Recipe,
+    photos: train_source.Source,
+    size_px: int,
+    start: models.Card | None,
 ) -> train_run.Plan:
     count = photos.photos
     most = max(int(count * _HELD_OUT_SHARE), 1) if count > 1 else 0
@@ -167,13 +186,6 @@ def _plan(
     order = Order(count - held_out, recipe.batch_size, options.seed)
     steps = min(recipe.epochs * order.steps_per_epoch, recipe.max_steps or sys.maxsize)
     epochs = -(-steps // order.steps_per_epoch)
-    start = models.read_card(models.open_model(options.start_from)) if options.start_from else None
-    fitting = (recipe.network, network(recipe.network).grown_from)
-    if start and start.network not in fitting:
-        raise UsageError(
-            f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} is trained: "
-            f"give --network {start.network}"
-        )
     every = options.validate_every or -(-epochs // _VALIDATIONS)
     return train_run.Plan(
         recipe=recipe,

@@ -128,6 +128,18 @@ def test_sharp_photos_are_blurred_anew_from_another_model_in_relative_folders(
     assert again == summary
 
 
+def test_the_network_is_that_of_the_model_to_start_from(trained: Path) -> None:
+    start = models.read_card(open_store(trained / "model"))
+    for given, expected in [(None, "pix2pix-small"), ("pix2pix-small", "pix2pix-small")]:
+        asked = train.Options("pairs", "run", recipe="best", network=given, start_from="trained")
+        assert train._recipe(asked, start).network == expected
+    photo = models.read_card(models.open_model("photo"))
+    grown = replace(photo, network="wiener-photo")
+    asked = train.Options("photos", "run", network="wiener-photo-deep", start_from="photo")
+    for start in (photo, grown):
+        assert train._recipe(asked, start).network == "wiener-photo-deep"
+
+
 @pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])
 def test_the_last_is_kept_where_psnr_is_not_the_aim(
     monkeypatch: pytest.MonkeyPatch, name: str, kept: int
@@ -192,7 +204,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
         "--batch-size 1 is a step's, shared by 2 workers": {"workers": "1-2"},
         "crops of 100 pixels do not suit pix2pix-small, which takes multiples of 256": {"size": 100},
         "--size 512: the pairs are 256 pixels wide": {"size": 512},
-        "is a pix2pix-small, and a pix2pix is trained: give --network pix2pix-small": {
+        "is a pix2pix-small, and a pix2pix cannot begin with it: leave --network out": {
             "start_from": str(trained / "model"), "network": "pix2pix",
         },
         "--patience counts validations": {"patience": 2, "validation_photos": 0},
