@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from deblur.places365 import Pool
 from deblur.storage import Store
 
-_THREADS = 8  # reads at a time: they wait for the store
+_THREADS = 32  # reads at a time: they wait for the store
+_SLICE = 4096  # reads that are asked for at once; each takes 2 kB meanwhile
 
 
-def contents(source: Store, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Return the SHA-256 of the photos that may have a copy: those of the same size in bytes as another."""
+def suspects(sizes: Mapping[str, int]) -> list[str]:
+    """Return the photos that may have a copy: those of the same size in bytes as another."""
     by_size = defaultdict(list)
     for key, size in sizes.items():
         by_size[size].append(key)
-    suspects = [key for keys in by_size.values() if len(keys) > 1 for key in keys]
+    return [key for keys in by_size.values() if len(keys) > 1 for key in keys]
+
+
+def contents(source: Store, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each photo with its SHA-256, or "" if it cannot be read: whoever makes its pair says why."""
 
     def digest(key: str) -> str:
         try:
             return hashlib.sha256(source.read(key)).hexdigest()
         except OSError:
-            return ""  # whoever makes its pair says why it cannot be read
+            return ""
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        return {
-            key: text
-            for key, text in zip(suspects, threads.map(digest, suspects), strict=True)
-            if text
-        }
+        for start in range(0, len(keys), _SLICE):
+            some = keys[start : start + _SLICE]
+            yield from zip(some, threads.map(digest, some), strict=True)
 
 
 def without_copies(

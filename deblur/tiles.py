@@ -18,6 +18,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 
+_ROWS = 64
+
+
 class Tiling(NamedTuple):
     """How photos are cut for a network.
 
@@ -176,9 +179,11 @@ class Merger:
         """Write the band's rows that no later tile touches, and move the rest up."""
         top, height = self._layout.rows[row], self._layout.tile_height
         done = height if self.full else self._layout.rows[row + 1] - top
-        ready = self._band[:done] * self._scale
-        np.clip(np.rint(ready, out=ready), 0, self._scale, out=ready)
-        self._pixels[top : top + done] = ready
+        for start in range(0, done, _ROWS):  # or a wide photo would need its band twice
+            end = min(start + _ROWS, done)
+            ready = self._band[start:end] * self._scale
+            np.clip(np.rint(ready, out=ready), 0, self._scale, out=ready)
+            self._pixels[top + start : top + end] = ready
         self._band[: height - done] = self._band[done:].copy()
         self._band[height - done :] = 0
 

@@ -25,7 +25,7 @@ from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.evaluate_figures import Result, extremes, figures
 from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate
-from jobs.runtime import Cluster, Progress, cluster, note
+from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, note, require_gpus
 
 PAGE = "report.html"
 FIGURES = "evaluation.json"
@@ -107,6 +107,7 @@ def _measure(
 ) -> Iterator[Result]:
     import ray.data
 
+    require_gpus(int(options.gpu), options.cluster)
     rows = []
     left = total
     for name in shards:
@@ -115,14 +116,17 @@ def _measure(
         if count:
             rows.append({"shard": name, "count": count})
         left -= count
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Evaluate,
-        fn_constructor_args=(source, dataset, chosen, options.examples / max(total, 1)),
-        compute=ray.data.ActorPoolStrategy(size=1),
-        batch_size=1,
-        num_cpus=1,
-        num_gpus=1 if options.gpu else None,
-    )
+    with bounded_retries():
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Evaluate,
+            fn_constructor_args=(source, dataset, chosen, options.examples / max(total, 1)),
+            compute=ray.data.ActorPoolStrategy(size=1),
+            batch_size=1,
+            num_cpus=1,
+            num_gpus=1 if options.gpu else None,
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
     for row in done.iter_rows():
         progress.advance(len(row["result"].keys))
         yield row["result"]

@@ -22,7 +22,7 @@ from deblur import copies, keys, pairs, places365
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.preprocess_shards import Shard, ShardMaker, bundles
-from jobs.runtime import Cluster, Progress, cluster, counts, note, warn
+from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, counts, note, warn
 
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
 
@@ -143,13 +143,26 @@ def select(
     chosen = places365.choose(candidates, wanted)
     pools = places365.pools(chosen, train=options.train, test=options.test, seed=options.seed)
     sizes = {key: entries[key].size_bytes for pool in pools for key in pool.keys}
-    pools, duplicates = copies.without_copies(pools, copies.contents(source, sizes))
+    pools, duplicates = copies.without_copies(pools, _contents(source, sizes))
     photos = sum(map(places365.is_photo, entries))
     note(
         f"{photos} photos; chose {sum(pool.wanted for pool in pools if pool.split == 'train')} to train on "
         f"and {sum(pool.wanted for pool in pools if pool.split == 'test')} to test on"
     )
     return pools, left_out | duplicates, len(entries) - photos - len(lists)
+
+
+def _contents(source: Store, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return the SHA-256 of the photos that may have a copy. Of places365, whose files are small, that is most."""
+    suspects = copies.suspects(sizes)
+    found: dict[str, str] = {}
+    if not suspects:
+        return found
+    with Progress("look for copies", len(suspects), "photos of equal size") as progress:
+        for key, digest in copies.contents(source, suspects):
+            found[key] = digest
+            progress.advance()
+    return found
 
 
 def plan(
@@ -206,9 +219,10 @@ def _make(
 
     cores = int(ray.cluster_resources().get("CPU", 1))
     rows = [{"shards": bundle} for bundle in bundles(shards, max(cores, 1))]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        maker, batch_size=None, num_cpus=1
-    )
+    with bounded_retries():
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            maker, batch_size=None, num_cpus=1, max_retries=RETRIES
+        )
     for row in dataset.iter_rows():
         progress.advance(row["photos"])
         yield row["name"], pairs.ShardFacts(**json.loads(row["facts"]))

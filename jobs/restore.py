@@ -11,7 +11,6 @@ same place.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -28,10 +27,8 @@ from jobs.restore_estimate import estimate
 from jobs.restore_packs import STEPS
 from jobs.restore_report import Pages, account, warn_of
 from jobs.restore_stages import Treatment
-from jobs.runtime import Cluster, Progress, cluster, note, warn
+from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, note, warn
 
-# of a task or an actor whose process died; an error of one photo is a row, and is never retried
-_RETRIES = 3
 # A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
 _BLOCK_BYTES = 1 << 20
 
@@ -190,17 +187,13 @@ def _restore(
     if not todo:
         return
     import ray
-    from ray.util.annotations import RayDeprecationWarning
 
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     actors = options.actors or int(resources.get("GPU", 0) if options.gpu else nodes)
     if actors < 1:
         raise UsageError("--gpu: this cluster has no GPU")
-    with warnings.catch_warnings():
-        # Bounds on retries have no named parameters in the Ray that we pin, and its default is to
-        # retry for ever.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
+    with bounded_retries():
         dataset = _pipeline(todo, source, destination, model, options, actors, treatment)
     yield from dataset.iter_rows()
 
@@ -219,9 +212,9 @@ def _pipeline(
     from jobs.restore_stages import Deliver, Fetch, Restore
 
     groups = [{"chunk": chunk} for chunk in restore_plan.chunks(todo)]
-    in_place = source.uri == destination.uri or options.allow_overlap
-    restored = restore_plan.restored_in_place(destination) if in_place else frozenset()
-    retries = {"max_retries": _RETRIES}
+    overlap = options.allow_overlap
+    restored = restore_plan.restored_in_place(destination) if overlap else frozenset()
+    retries = {"max_retries": RETRIES}
     whole = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 0.5}
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = _BLOCK_BYTES
@@ -234,8 +227,8 @@ def _pipeline(
                 fn_constructor_args=(model, options.precision),
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
                 num_gpus=1 if options.gpu else None,
-                max_restarts=_RETRIES,
-                max_task_retries=_RETRIES,
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
                 **whole,  # half a core leaves room for the other stages even where there is one
             )
             .map_batches(Deliver(destination, treatment), **whole, **retries)

@@ -34,6 +34,7 @@ class Item:
 
     Attributes:
         copy: the file as it is, if a skipped photo is to be copied.
+        sha256: of the file, if it is one that was restored in place before.
         looks: the photo before it was restored, as `guards.strong_blur` sees it.
         tile_batch: tiles a call that it was restored with.
         spent: step -> seconds, see `timed`.
@@ -44,6 +45,7 @@ class Item:
     reason: str | None = None
     skipped: bool = False
     copy: bytes | None = None
+    sha256: str | None = None
     looks: np.ndarray | None = None
     sharpness: float | None = None
     tile_batch: int = 0

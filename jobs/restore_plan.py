@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,8 @@ def plan(
         retry_failed: whether what failed before is to do.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
     """
-    found = _inventory(source, below(destination, source))
+    own = _outputs(destination) if below(source, destination) == "" else frozenset()
+    found = _inventory(source, below(destination, source), own)
     inventory, others = found.photos, found.others
     drawn = ledger.plan(
         destination,
@@ -93,8 +94,8 @@ class _Inventory:
     nameless: set[str]
 
 
-def _inventory(source: Store, destination: str | None) -> _Inventory:
-    """List SOURCE, but what is in DESTINATION."""
+def _inventory(source: Store, destination: str | None, own: Set[str]) -> _Inventory:
+    """List SOURCE, but what is in DESTINATION, if that lies in it, and `own` outputs beside their photos."""
     others = 0
     nameless = set()
 
@@ -102,6 +103,9 @@ def _inventory(source: Store, destination: str | None) -> _Inventory:
         nonlocal others
         for entry in source.list():
             if keys.own(entry.key) or (destination and entry.key.startswith(destination)):
+                continue
+            if entry.key in own:
+                others += 1
                 continue
             if os.path.splitext(entry.key)[1].lower() not in EXTENSIONS:
                 others += 1
@@ -122,8 +126,14 @@ def _inventory(source: Store, destination: str | None) -> _Inventory:
 
 def below(inner: Store, outer: Store) -> str | None:
     """Return what the keys of `inner` begin with in `outer`: "" if both are one, None if apart."""
-    inside, outside = inner.uri.rstrip("/") + "/", outer.uri.rstrip("/") + "/"
+    inside, outside = _address(inner) + "/", _address(outer) + "/"
     return inside.removeprefix(outside) if inside.startswith(outside) else None
+
+
+def _address(place: Store) -> str:
+    # Of a folder without links and "..": two names of one folder are one place.
+    address = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
+    return address.rstrip("/")
 
 
 def refuse_overlap(source: Store, destination: Store) -> None:
@@ -152,15 +162,19 @@ def _refused(
     bucket = "://" in destination.uri
     prefix = destination.uri.partition("://")[2].partition("/")[2].rstrip("/") if bucket else ""
     inside = below(source, destination)
+    renamed = treatment.format is not None or treatment.suffix
+    beside = {entry.key for entry in inventory} if inside == "" and renamed else set()
     reasons = {}
     for entry in remaining:
         output = treatment.output_key(entry.key)
         why = keys.objection(output, f"{prefix}/" if prefix else "")
         if not why and inside and output.startswith(inside):
             why = f"its output would be {inside}..., among the photos of SOURCE"
+        if not why and output != entry.key and output in beside:
+            why = f"its output would replace {keys.shown(output)}, a photo of SOURCE"
         if why:
             reasons[entry.key] = why
-    if bucket and treatment.format is None and not treatment.suffix:
+    if bucket and not renamed:
         return reasons  # outputs have the keys of their photos, of which no two are the same
     outputs = [
         (entry.key, treatment.output_key(entry.key))
@@ -168,13 +182,13 @@ def _refused(
         if entry.key not in reasons
     ]
     disk = isinstance(destination, LocalStore)
-    lost = keys.collisions(outputs, disk=disk)
-    folded = keys.collisions(outputs, disk=disk, folded=True) if disk else lost
-    if folded != lost and probe and _folds(destination):
-        lost = folded
+    lost, folds = keys.collisions(outputs, disk=disk), False
+    if disk and (folded := keys.collisions(outputs, disk=disk, folded=True)) != lost:
+        folds = probe and _folds(destination)
+        lost = folded if folds else lost
     if lost:  # seldom: only now it matters who was first
         holders = ledger.steadily(lambda: _holders(destination))
-        lost = keys.collisions(outputs, disk=disk, folded=lost is folded, holders=holders)
+        lost = keys.collisions(outputs, disk=disk, folded=folds, holders=holders)
     return reasons | lost
 
 
@@ -186,6 +200,18 @@ def _holders(destination: Store) -> set[str]:
         for key, status in zip(*(column.to_pylist() for column in table.columns), strict=True)
         if status == "restored"
     }
+
+
+def _outputs(destination: Store) -> frozenset[str]:
+    """Return the keys of what was put into DESTINATION under other names than its photos'."""
+    return ledger.steadily(
+        lambda: frozenset(
+            output
+            for table in ledger.current(destination, ["key", "output_key"])
+            for key, output in zip(*(column.to_pylist() for column in table.columns), strict=True)
+            if output and output != key
+        )
+    )
 
 
 def _folds(destination: Store) -> bool:

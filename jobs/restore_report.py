@@ -12,7 +12,7 @@ from deblur import gallery, keys, ledger, photo, report
 from deblur.errors import PhotoError
 from deblur.models import Card
 from deblur.storage import Store, reason
-from jobs.restore_plan import Plan
+from jobs.restore_plan import Plan, below
 from jobs.runtime import note, warn
 
 PAGE = "_deblur/report.html"
@@ -102,7 +102,7 @@ class Pages:
 
     def _comparisons(self, outcomes: Sequence[Outcome]) -> list[gallery.Comparison]:
         """Return a few photos before and after: by a hash of their keys, the same ones each time."""
-        if self.source.uri == self.destination.uri:
+        if below(self.source, self.destination) == "":
             return []  # there is no before any more
         import ray
 

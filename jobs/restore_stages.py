@@ -22,8 +22,11 @@ from deblur.storage import Entry, Store, reason
 from jobs.restore_packs import STEPS, Item, from_table, packs, timed, to_table
 
 _FETCH_THREADS = 8
-# Twice what a JPEG can have. The merging of a photo holds 3 kB for each pixel of its width.
+# Twice what a JPEG can have. The merging of a photo holds 12 bytes for each pixel of its width and of a
+# tile's height, of at most 1024.
 _MAX_SIDE_PX = 131_072
+# What a file may have at most: four channels of 16 bits, and metadata such as a phone's video.
+_PIXEL_BYTES, _MORE_BYTES = 8, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,17 @@ class Fetch:
                     item = Item(entry, reason=str(error))
                 yield replace(item, spent=spent)
 
-    def _item(self, entry: Entry, data: bytes | OSError, spent: dict[str, float]) -> Item:
+    def _item(
+        self, entry: Entry, data: bytes | OSError | PhotoError, spent: dict[str, float]
+    ) -> Item:
         treatment = self._treatment
+        if isinstance(data, PhotoError):
+            raise data
         if isinstance(data, OSError):
             raise PhotoError(f"cannot be read: {reason(data)}")
-        if self._restored and hashlib.sha256(data).hexdigest() in self._restored:
-            return Item(entry, skipped=True, reason="was restored in place before")
+        if self._restored and (sha256 := hashlib.sha256(data).hexdigest()) in self._restored:
+            why = "was restored in place before"
+            return Item(entry, skipped=True, reason=why, sha256=sha256)
         with timed(spent, "decode"):
             decoded = photo.decode(data, max_megapixels=treatment.max_megapixels)
         if max(decoded.width, decoded.height) > _MAX_SIDE_PX:
@@ -132,10 +140,17 @@ class Fetch:
             return Item(entry, skipped=True, reason=why, copy=copy, sharpness=sharpness)
         return Item(entry, decoded, looks=looks, sharpness=sharpness)
 
-    def _read(self, entry: Entry, spent: dict[str, float]) -> bytes | OSError:
+    def _read(self, entry: Entry, spent: dict[str, float]) -> bytes | OSError | PhotoError:
+        # Before it is in memory: one file too large would end the process, and so the job, each time.
+        most = self._treatment.max_megapixels
+        if entry.size_bytes > most * 1e6 * _PIXEL_BYTES + _MORE_BYTES:
+            size = f"{entry.size_bytes / 1e9:.1f} GB"
+            return PhotoError(f"{size} are more than a photo of {most:g} megapixels takes")
         try:
             with timed(spent, "fetch", time.perf_counter):
                 return self._source.read(entry.key, entry.etag)
+        except MemoryError:
+            return PhotoError(f"cannot be read: no memory for its {entry.size_bytes / 1e9:.1f} GB")
         except OSError as error:
             return error
 
@@ -218,6 +233,8 @@ class Deliver:
             self._treatment.settings_id,
             status="skipped" if item.skipped else "failed",
             reason=item.reason,
+            # Else who merges the ledger's parts would forget that it was restored.
+            output_sha256=item.sha256,
             sharpness_before=item.sharpness,
         )
         try:

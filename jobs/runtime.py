@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from deblur.errors import DeblurError
+from deblur.errors import DeblurError, UsageError
 
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -107,6 +108,15 @@ def is_embedded(where: Cluster) -> bool:
     return _address(where) == "local"
 
 
+def require_gpus(count: int, where: Cluster) -> None:
+    """Raise UsageError where Ray would wait for GPUs for ever; a cluster may grow, and is not asked."""
+    import ray
+
+    found = ray.cluster_resources().get("GPU", 0)
+    if found < count and is_embedded(where):
+        raise UsageError(f"--gpu: {count} wanted, and Ray sees {found:g} on this machine")
+
+
 def quieten(verbose: bool) -> None:
     """Keep Ray Data's and Train's own bars and logs off the terminal; ours say what a user wants to know."""
     import ray.data
@@ -154,6 +164,20 @@ def cause(error: BaseException) -> BaseException:
             break
         error = inner
     return error
+
+
+RETRIES = 3
+"""Of a task or an actor whose process died, where Ray's default is to retry for ever."""
+
+
+@contextmanager
+def bounded_retries() -> Iterator[None]:
+    """Let Ray Data be told of RETRIES: in the Ray that we pin they have no named parameters, of which it warns."""
+    from ray.util.annotations import RayDeprecationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield
 
 
 class Progress:

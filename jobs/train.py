@@ -95,9 +95,9 @@ def run(options: Options) -> dict[str, Any]:
     workers = _workers(options, recipe)
     _check(options, recipe)
     source, home = open_store(options.source), open_store(options.run)
+    next(source.list(), None)  # which says so where there is no such place, or no right to see it
     dataset = pairs.read_dataset(source) if source.exists(pairs.DATASET) else None
     if dataset is None and options.blur is None:
-        next(source.list(), None)  # which says so where there is no such place
         raise UsageError(
             f"{source.uri} holds no finished pairs (no {pairs.DATASET}): make them with "
             "`deblur preprocess`, or name a --blur to train on sharp photos"

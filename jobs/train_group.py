@@ -15,12 +15,12 @@ from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from deblur import models
-from deblur.errors import DeblurError, UsageError
+from deblur.errors import DeblurError
 from deblur.examples import Maker
 from deblur.networks import network
 from deblur.storage import Store
 from jobs import train_run, train_source
-from jobs.runtime import Progress, is_embedded
+from jobs.runtime import Progress, require_gpus
 from jobs.tensorflow_backend import TensorflowConfig
 from jobs.train_data import TASK_CPUS, Album
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
@@ -37,12 +37,11 @@ def fit(
     workers: tuple[int, int],
 ) -> None:
     """Take all steps that are left. Raises DeblurError if training went astray."""
-    if options.gpu and not ray.cluster_resources().get("GPU") and is_embedded(options.cluster):
-        raise UsageError("--gpu: this machine has no GPU that Ray can see")
+    gpus = options.gpus_per_worker if options.gpu else 0
+    require_gpus(workers[0] * gpus, options.cluster)
     tile_px = network(plan.recipe.network).tile_px
     maker = Maker(plan.blur, plan.size_px, plan.seed, max(plan.size_px, tile_px))
     album = Album(photos.refs(), maker, plan.held_out)
-    gpus = options.gpus_per_worker if options.gpu else 0
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     cpus = cpus_per_worker(nodes, workers[1], options.gpu)
     # As many blocks as its share of the free cores makes at a time, and one that is ready.

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from deblur import metrics, models, photo, pictures
+from deblur.errors import DeblurError
 from deblur.storage import LocalStore
 from jobs import train_run
 
@@ -73,7 +75,8 @@ class Record:
 
     def _publish(self, step: int, text: str) -> None:
         live = {"step": step, "text": text, "lines": self._lines}
-        self._home.put(train_run.LIVE, json.dumps(live).encode())
+        with suppress(OSError, DeblurError):  # a line on a terminal is not worth a run
+            self._home.put(train_run.LIVE, json.dumps(live).encode())
 
     def validate(self, step: int) -> dict[str, dict[str, float]]:
         """Return PSNR and SSIM on the held-out photos, and write a sample sheet of the first."""

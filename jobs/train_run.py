@@ -6,12 +6,13 @@ import json
 import platform
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 from deblur import models
-from deblur.errors import UsageError
+from deblur.errors import DeblurError, UsageError
 from deblur.recipes import Recipe
 from deblur.storage import Store
 from jobs.runtime import Progress
@@ -129,8 +130,8 @@ class Watcher:
     def _look(self) -> None:
         try:
             live = json.loads(self._home.read(LIVE))
-        except (OSError, ValueError):
-            return
+        except (OSError, ValueError, DeblurError):
+            return  # nothing yet, or a store that does not answer: the next look may see it
         if live["lines"][: len(self._shown)] != self._shown:
             self._shown.clear()  # another worker 0, after a failure
         for line in live["lines"][len(self._shown) :]:
@@ -146,4 +147,5 @@ class Watcher:
         self._stop.set()
         self._thread.join()
         self._look()
-        self._home.delete(LIVE)
+        with suppress(OSError, DeblurError):
+            self._home.delete(LIVE)

@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import pyarrow as pa
 
-from deblur import pairs, photo, places365
+from deblur import keys, pairs, photo, places365
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Entry, Store, reason
+from jobs.runtime import RETRIES, bounded_retries
 
 _FETCH_THREADS = 8
 _CHUNK_PHOTOS = 32
@@ -75,29 +76,33 @@ class Photos(Source):
     def __init__(self, store: Store, size_px: int) -> None:
         import ray.data
 
-        entries = [entry for entry in store.list() if places365.is_photo(entry.key)]
-        if not entries:
+        found = [entry for entry in store.list() if places365.is_photo(entry.key)]
+        entries = [entry for entry in found if not keys.nameless(entry.key)]
+        if not found:
             raise UsageError(
                 f"{store.uri} has neither pairs (no {pairs.DATASET}) nor photos, whose names end in "
                 f"{', '.join(sorted(places365.PHOTO_EXTENSIONS))}"
             )
+        if not entries:
+            raise UsageError(f"the name of none of the {len(found)} photos of {store.uri} is UTF-8")
         chunks = [
             {"chunk": entries[start : start + _CHUNK_PHOTOS]}
             for start in range(0, len(entries), _CHUNK_PHOTOS)
         ]
-        read = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-            Gather(store, size_px), batch_size=1, num_cpus=1
-        )
+        with bounded_retries():
+            read = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+                Gather(store, size_px), batch_size=1, num_cpus=1, max_retries=RETRIES
+            )
         refs = read.materialize().to_arrow_refs()
         facts, usable = (ray.remote(num_cpus=0)(task) for task in (_facts, _usable))
         rows = [row for found in ray.get([facts.remote(ref) for ref in refs]) for row in found]
         self.rejected = {key: why for key, _, why in rows if why}
+        nameless = (keys.shown(entry.key) for entry in found if keys.nameless(entry.key))
+        self.rejected |= dict.fromkeys(nameless, keys.NOT_UTF8)
         contents = sorted(f"{key}\0{sha256}" for key, sha256, why in rows if not why)
         if not contents:
             some = "; ".join(f"{key}: {why}" for key, why in sorted(self.rejected.items())[:3])
-            raise UsageError(
-                f"none of the {len(entries)} photos of {store.uri} can be used: {some}"
-            )
+            raise UsageError(f"none of the {len(found)} photos of {store.uri} can be used: {some}")
         text = "\n".join(contents).encode("utf-8", "surrogatepass")
         self.photos, self.fingerprint = len(contents), hashlib.sha256(text).hexdigest()
         self._refs = [usable.remote(ref) for ref in refs]

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from deblur import copies
 from deblur.places365 import Pool
 from deblur.storage import LocalStore
@@ -9,9 +11,18 @@ def test_only_photos_of_one_size_are_read(tmp_path: Path) -> None:
     for name, data in {"a": b"xx", "b": b"xx", "c": b"yy", "d": b"zzz"}.items():
         (tmp_path / name).write_bytes(data)
     sizes = {"a": 2, "b": 2, "c": 2, "d": 3, "gone": 2}
-    found = copies.contents(LocalStore(str(tmp_path)), sizes)
-    assert set(found) == {"a", "b", "c"}
+    suspects = copies.suspects(sizes)
+    assert suspects == ["a", "b", "c", "gone"]
+    found = dict(copies.contents(LocalStore(str(tmp_path)), suspects))
     assert found["a"] == found["b"] != found["c"]
+    assert (found["gone"], bool(found["c"])) == ("", True)
+
+
+def test_all_are_read_however_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "_SLICE", 2)
+    for name in "abcde":
+        (tmp_path / name).write_bytes(name.encode())
+    assert [key for key, _ in copies.contents(LocalStore(str(tmp_path)), "abcde")] == list("abcde")
 
 
 def test_the_test_photo_stays() -> None:

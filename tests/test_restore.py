@@ -2,6 +2,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,27 @@ def test_photos_are_restored_in_place_once(photos, trained: Path, tmp_path: Path
     ]
     assert outputs(tmp_path) == after
     assert restore.run(options)["this_run"]["skipped"] == 0
+    # Nor with other settings, when the ledger's parts were merged meanwhile.
+    assert ledger.compact(open_store(str(tmp_path)), more_than=1) > 1
+    assert restore.run(replace(options, skip_sharp=1.0))["this_run"]["skipped"] == 1
+    assert outputs(tmp_path) == after
+
+
+def test_what_is_too_large_for_any_photo_is_not_read() -> None:
+    class Full(LocalStore):
+        def read(self, key: str, etag: str | None = None) -> bytes:
+            if key == "small.tif":
+                raise MemoryError
+            raise AssertionError("was read")
+
+    fetch = restore_stages.Fetch(Full("/"), restore_stages.Treatment("model", "settings"))
+    entries = [Entry("slide.tif", 10 << 30, "1"), Entry("small.tif", 2 << 30, "1")]
+    tables = fetch({"chunk": [entries]})
+    items = [item for table in tables for pack in restore_packs.from_table(table) for item in pack]
+    assert [item.reason for item in items] == [
+        "10.7 GB are more than a photo of 500 megapixels takes",
+        "cannot be read: no memory for its 2.1 GB",
+    ]
 
 
 def test_a_destination_in_the_source(photos, trained: Path, tmp_path: Path) -> None:

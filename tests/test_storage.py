@@ -270,6 +270,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "gone.jpg").symlink_to(tmp_path / "nothing")
     (tmp_path / "real/a/up").symlink_to(root)
     (root / "self").symlink_to(root)
+    (root / "loop").symlink_to("loop")
+    (root / "crooked").symlink_to("b.jpg/x")
     os.mkfifo(root / "pipe")
     assert keys(open_store(root)) == ["b.jpg", "photos/a/b.jpg"]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
 from deblur.recipes import recipe
 from deblur.sampling import Order
-from deblur.storage import open_store
-from jobs import train, train_data, train_group, train_source
-from jobs.runtime import duration
+from deblur.storage import LocalStore, open_store
+from jobs import train, train_data, train_group, train_record, train_run, train_source
+from jobs.runtime import Cluster, Progress, duration, require_gpus
 from jobs.train_record import live_text
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -189,6 +190,41 @@ def test_two_workers_and_a_bucket_keep_the_best_and_stop_without_gain(
     assert len([key for key in keys if key[0] == "samples"]) == best + 2 < 30
     kept = {key[1] for key in keys if key[0] == "checkpoints" and key[1].startswith("step-")}
     assert kept == {f"step-{4 * epoch:08d}" for epoch in (best, best + 2)}
+
+
+def test_a_name_that_is_not_utf8_is_rejected(photos, tmp_path: Path) -> None:
+    for index, name in enumerate((b"a.jpg", b"b.jpg", b"caf\xe9.jpg")):
+        (tmp_path / os.fsdecode(name)).write_bytes(photos.jpeg(64, 64, seed=index))
+    found = train_source.Photos(open_store(str(tmp_path)), 32)
+    assert found.photos == 2
+    assert found.rejected == {r"caf\udce9.jpg": "its name is not UTF-8"}
+
+
+def test_a_store_that_does_not_answer_costs_the_terminal_a_line_and_no_run(tmp_path: Path) -> None:
+    class Gone(LocalStore):
+        def read(self, key: str, etag: str | None = None) -> bytes:
+            raise DeblurError("no answer")
+
+        def delete(self, key: str) -> None:
+            raise DeblurError("no answer")
+
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            raise DeblurError("no answer")
+
+    progress = Progress("train", 10, "steps")
+    watcher = train_run.Watcher(Gone(str(tmp_path)), progress)
+    watcher._look()
+    watcher._thread.start()
+    watcher.__exit__()
+    record = SimpleNamespace(_home=Gone(str(tmp_path)), _lines=[])
+    train_record.Record._publish(record, 1, "text")  # type: ignore[arg-type]
+
+
+def test_gpus_that_are_not_there_are_not_waited_for() -> None:
+    with pytest.raises(UsageError, match="--gpu: 2 wanted, and Ray sees 0 on this machine"):
+        require_gpus(2, Cluster())
+    require_gpus(0, Cluster())
+    require_gpus(2, Cluster(address="ray://grows"))
 
 
 def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ class LocalStore(Store):
                 # As if a folder's name ended in "/": the order of the whole keys, as S3 has it.
                 # Names alone, as there may be a million.
                 names = sorted(
-                    child.name + "/" * child.is_dir() for child in children if child.name[0] != "."
+                    child.name + "/" * _is_folder(child)
+                    for child in children
+                    if child.name[0] != "."
                 )
         except OSError as error:
             raise UsageError(f"cannot list {folder}: {reason(error)}") from error
@@ -109,6 +111,13 @@ class LocalStore(Store):
         from pyarrow import fs
 
         return fs.LocalFileSystem(), str(self.root)
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:
+        return False  # a link to itself, or through a file: as one to nothing
 
 
 def _etag(status: os.stat_result) -> str:

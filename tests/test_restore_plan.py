@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deblur import ledger
+from deblur.errors import UsageError
+from deblur.storage import Store, open_store
+from jobs import restore_plan
+from jobs.restore_stages import Treatment
+
+
+def planned(source: Store, destination: Store, **treatment: Any) -> restore_plan.Plan:
+    return restore_plan.plan(
+        source,
+        destination,
+        Treatment("model", "settings", **treatment),
+        limit=None,
+        retry_failed=False,
+        probe=True,
+    )
+
+
+def refused(plan: restore_plan.Plan) -> dict[str, str]:
+    return {entry.key: why for entry, why in plan.refused}
+
+
+def folder(path: Path, *names: str) -> Store:
+    path.mkdir(exist_ok=True)
+    for name in names:
+        (path / name).write_bytes(name.encode())
+    return open_store(str(path))
+
+
+def restored(store: Store, key: str, output: str) -> None:
+    (entry,) = (each for each in store.list() if each.key == key)
+    row = ledger.Row(key, entry.etag, entry.size_bytes, "model", "settings", "restored")
+    ledger.write(store, [replace(row, output_key=output, output_sha256="0")])
+
+
+@pytest.mark.parametrize("other", ["x/../photos", "link", "link/inside", "link/.."])
+def test_places_are_one_whatever_they_are_called(tmp_path: Path, other: str) -> None:
+    photos = folder(tmp_path / "photos", "a.jpg")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    named = open_store(os.path.join(tmp_path, other))
+    for one, two in ((photos, named), (named, photos)):
+        with pytest.raises(UsageError, match="lie in one another"):
+            restore_plan.refuse_overlap(one, two)
+
+
+def test_places_apart(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", "a.jpg")
+    restore_plan.refuse_overlap(photos, open_store(str(tmp_path / "photos-sharp")))
+    restore_plan.refuse_overlap(open_store("s3://photos/a"), open_store("s3://photos/ab"))
+
+
+@pytest.mark.parametrize(
+    ("names", "treatment", "lost"),
+    [
+        (("IMG.jpg", "IMG-edited.jpg"), {"suffix": "-edited"}, "IMG.jpg"),
+        (("a.jpg", "a.png"), {"format": "PNG"}, "a.jpg"),
+    ],
+)
+def test_in_place_no_output_replaces_another_photo(
+    tmp_path: Path, names: tuple[str, str], treatment: dict[str, str], lost: str
+) -> None:
+    photos = folder(tmp_path / "photos", *names)
+    plan = planned(photos, photos, **treatment)
+    (other,) = set(names) - {lost}
+    assert refused(plan) == {lost: f"its output would replace {other}, a photo of SOURCE"}
+    assert [entry.key for entry in plan.todo] == [other]
+
+
+def test_in_place_an_output_is_no_photo(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", "a.jpg", "a-sharp.jpg", "b.jpg")
+    restored(photos, "a.jpg", "a-sharp.jpg")
+    plan = planned(photos, photos, suffix="-sharp")
+    assert [entry.key for entry in plan.inventory] == ["a.jpg", "b.jpg"]
+    assert [entry.key for entry in plan.todo] == ["b.jpg"]
+    assert (plan.others, refused(plan)) == (1, {})
+
+
+def test_a_collision_in_a_bucket_says_nothing_about_names_that_differ_by_case(bucket: Any) -> None:
+    source, destination = open_store(f"{bucket()}/in"), open_store(f"{bucket()}/out")
+    for name in ("A.jpg", "a.jpg", "b.jpg", "b.png"):
+        source.put(name, b"x")
+    plan = planned(source, destination, format="JPEG")
+    assert refused(plan) == {"b.png": "its output would be that of b.jpg"}
+
+
+def test_what_was_restored_in_place_is_known_after_a_merge(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", "a.jpg")
+    row = ledger.Row("a.jpg", "1", 1, "model", "settings", "restored", output_sha256="abc")
+    ledger.write(photos, [row])
+    # As the next run writes it, which sees the restored photo.
+    skipped = replace(row, source_etag="2", status="skipped")
+    ledger.write(photos, [skipped])
+    assert ledger.compact(photos, more_than=1) == 2
+    assert restore_plan.restored_in_place(photos) == {"abc"}
