@@ -6,6 +6,7 @@ have added up; at batch 1 its update is a fifth of pix2pix's step (tests/benchma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ class Adam:
         beta_2: float = 0.999,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
+        full_rate_inputs: int | None = None,
         average: float = 0.0,
         averages: Sequence[Any] = (),
     ) -> None:
@@ -39,6 +41,9 @@ class Adam:
             beta_1, beta_2: decay of the moments.
             weight_decay: the share of a weight that a step of learning rate 1 takes away.
             clip_norm: the largest norm of all gradients together.
+            full_rate_inputs: weights that add up more inputs than these have a rate that is lower in
+                proportion: Adam moves each weight alike, so what they add up to moves with their number.
+                Yang et al., "Tensor Programs V", 2022. None is one rate for all.
             average: decay of the moving average, less in the first steps.
             averages: the variables that hold it, in the order of the others.
         """
@@ -46,6 +51,8 @@ class Adam:
         self._averages = list(averages) or [None] * len(self._variables)
         self._betas, self._weight_decay = (beta_1, beta_2), weight_decay
         self._clip_norm, self._average = clip_norm, average
+        most = full_rate_inputs or math.inf
+        self._rates = [min(1.0, most / _inputs(variable)) for variable in self._variables]
         self._moments = [
             (_zeros_like(variable, "m"), _zeros_like(variable, "v")) for variable in self._variables
         ]
@@ -82,13 +89,12 @@ class Adam:
         return norm
 
     def _update(self, strategy: Any, gradients: Any, learning_rate: Any, done: Any) -> None:
-        for variable, gradient, moments, average in zip(
-            self._variables, gradients, self._moments, self._averages, strict=True
-        ):
+        parts = (self._variables, gradients, self._moments, self._averages, self._rates)
+        for variable, gradient, moments, average, factor in zip(*parts, strict=True):
             strategy.extended.update(
                 variable,
                 self._update_one,
-                args=(gradient, *moments, average, learning_rate, done),
+                args=(gradient, *moments, average, learning_rate * factor, done),
                 group=False,
             )
 
@@ -113,6 +119,12 @@ class Adam:
         if average is not None:
             decay = tf.minimum(self._average, (1 + done) / (10 + done))
             average.assign_add((1 - decay) * (variable - average))
+
+
+def _inputs(variable: Any) -> int:
+    """Return how many inputs each output adds up: of a kernel, (..., inputs, outputs); of a bias, one."""
+    shape = variable.shape
+    return math.prod(shape[:-1]) if len(shape) > 1 else 1
 
 
 def _zeros_like(variable: Any, name: str) -> Any:

@@ -35,6 +35,8 @@ class Recipe:
         beta_1, beta_2: Adam's.
         weight_decay: decoupled (AdamW), of the generator.
         clip_norm: largest norm of the gradients of a side, over all its weights; None clips nothing.
+        full_rate_inputs: weights that add up more inputs than these have a rate that is lower in
+            proportion; None is one rate for all.
         average: decay of the moving average of the generator's weights, which is what is validated
             and kept; 0 keeps the weights themselves.
         keep: the `best` by PSNR on the photos held out, or the `last`, where PSNR is not the aim.
@@ -55,6 +57,7 @@ class Recipe:
     beta_2: float = 0.999
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    full_rate_inputs: int | None = None
     average: float = 0.0
     keep: Literal["best", "last"] = "best"
 
@@ -91,10 +94,11 @@ BEST = Recipe(
     size_px=128,
     pixel="psnr",
     pixel_weight=0.1,  # the gradients' norm is then mostly within the clip's
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     warmup_steps=200,
     schedule="cosine",
     clip_norm=1.0,
+    full_rate_inputs=288,  # of 3 x 3 in 32 channels, the first level's
     average=0.999,
 )
 """What the shipped models are trained with, on sharp photos blurred anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deblur import losses
-from deblur.networks import network
+from deblur.networks import dormant, network
 from deblur.optimizer import Adam
 from deblur.recipes import Recipe
 
@@ -62,6 +62,7 @@ class Training:
             "beta_1": recipe.beta_1,
             "beta_2": recipe.beta_2,
             "clip_norm": recipe.clip_norm,
+            "full_rate_inputs": recipe.full_rate_inputs,
         }
         with self.strategy.scope():
             keras.utils.set_random_seed(seed)
@@ -102,6 +103,19 @@ class Training:
             _copy(layer, mine[layer.name])
         if self.averaged is not self.generator:
             _copy(self.generator, self.averaged)
+
+    def revive(self, blurred: Iterable[np.ndarray], *, seed: int) -> int:
+        """Begin dormant units of the generator anew (see `networks.dormant`); return how many.
+
+        Args:
+            blurred: (H, W, 3) uint8 each, as it is trained on.
+            seed: of the new weights.
+        """
+        pictures = np.stack([*blurred]).astype(np.float32) / 255
+        count = dormant.revive(self.generator, pictures, seed=seed)
+        if self.averaged is not self.generator:
+            _copy(self.generator, self.averaged)
+        return count
 
     def step(
         self, blurred: np.ndarray, sharp: np.ndarray, weights: np.ndarray, learning_rate: float

@@ -183,6 +183,10 @@ class _Worker:
         if checkpoint is None:
             if (start := self._config["start_from"]) is not None:
                 self._training.start_from(models.load(start, self.policy).generator)
+                # The same for all workers, as what they see of it is.
+                shown = [example.blurred for example in self._config["album"].validation()]
+                if shown:
+                    self._training.revive(shown, seed=self._plan.seed)
             return Progress()
         with checkpoint.as_directory() as folder:
             self._training.load(Path(folder))

@@ -90,3 +90,13 @@ def test_its_variables_are_all_it_needs_to_go_on() -> None:
     taken(other, [0.1])
     for source, target in zip(undisturbed, resumed, strict=True):
         np.testing.assert_array_equal(source.numpy(), target.numpy())
+
+
+def test_weights_that_add_up_many_inputs_move_less() -> None:
+    one_rate, by_inputs = variables(), variables()
+    before = [variable.numpy() for variable in variables()]
+    taken(Adam(one_rate), [0.1, 0.1])
+    taken(Adam(by_inputs, full_rate_inputs=1), [0.1, 0.1])
+    # A kernel of four inputs, and a bias.
+    for mine, plain, start, share in zip(by_inputs, one_rate, before, (0.25, 1), strict=True):
+        np.testing.assert_allclose(mine.numpy() - start, share * (plain - start), rtol=1e-4)
