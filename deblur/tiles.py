@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-
 _ROWS = 64
 
 
