@@ -111,7 +111,7 @@ class Training:
             blurred: (H, W, 3) uint8 each, as it is trained on.
             seed: of the new weights.
         """
-        pictures = np.stack([*blurred]).astype(np.float32) / 255
+        pictures = [picture.astype(np.float32) / 255 for picture in blurred]
         count = dormant.revive(self.generator, pictures, seed=seed)
         if self.averaged is not self.generator:
             _copy(self.generator, self.averaged)

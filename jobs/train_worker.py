@@ -93,6 +93,7 @@ class _Worker:
             parts=config["parts"],
         )
         self._watch = Watch()
+        self._revived = 0
         self._progress = self._load_checkpoint()
 
     def run(self) -> None:
@@ -101,6 +102,8 @@ class _Worker:
         record = Record(self._home, self._config, self._training) if self._chief else None
         if record and self._progress.step:
             record.tell(f"going on after step {self._progress.step}, from its checkpoint")
+        if record and self._revived:
+            record.tell(f"{self._revived} units of the model were dormant, and begin anew")
         seconds_before, started = self._progress.seconds, time.monotonic()
         batches = self._batches()
         warned = False
@@ -186,7 +189,7 @@ class _Worker:
                 # The same for all workers, as what they see of it is.
                 shown = [example.blurred for example in self._config["album"].validation()]
                 if shown:
-                    self._training.revive(shown, seed=self._plan.seed)
+                    self._revived = self._training.revive(shown, seed=self._plan.seed)
             return Progress()
         with checkpoint.as_directory() as folder:
             self._training.load(Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,12 +13,12 @@ import numpy as np
 LEAST_ACTIVE = 1e-3
 
 
-def shares(generator: Any, pictures: np.ndarray) -> dict[str, np.ndarray]:
+def shares(generator: Any, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Return, for each block, the share of pixels at which each of its units is active.
 
     Args:
         generator: of `wiener_unet`, whose blocks are NAME_in, perhaps NAME_scale, and NAME_out.
-        pictures: (B, H, W, 3) float32 in [0, 1].
+        pictures: (H, W, 3) float32 in [0, 1] each.
     """
     layers = [layer for layer in generator.layers if layer.name.endswith("_in")]
     if not layers:
@@ -32,7 +33,7 @@ def shares(generator: Any, pictures: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def revive(generator: Any, pictures: np.ndarray, *, seed: int) -> int:
+def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
     """Begin the dormant units anew, and return how many there were.
 
     What leads to them is drawn as at first and what they lead to is 0, so the network does what it did,
@@ -41,7 +42,7 @@ def revive(generator: Any, pictures: np.ndarray, *, seed: int) -> int:
 
     Args:
         generator: of `wiener_unet`; others have no blocks and are left as they are.
-        pictures: (B, H, W, 3) float32 in [0, 1], as the network is meant for.
+        pictures: (H, W, 3) float32 in [0, 1] each, as the network is meant for.
         seed: of the new weights.
     """
     count = 0
