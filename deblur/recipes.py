@@ -35,8 +35,8 @@ class Recipe:
         beta_1, beta_2: Adam's.
         weight_decay: decoupled (AdamW), of the generator.
         clip_norm: largest norm of the gradients of a side, over all its weights; None clips nothing.
-        full_rate_inputs: weights that add up more inputs than these have a rate that is lower in
-            proportion; None is one rate for all.
+        full_rate_inputs: the generator's weights that add up more inputs than these have a rate that
+            is lower in proportion; None is one rate for all.
         average: decay of the moving average of the generator's weights, which is what is validated
             and kept; 0 keeps the weights themselves.
         keep: the `best` by PSNR on the photos held out, or the `last`, where PSNR is not the aim.

@@ -62,7 +62,6 @@ class Training:
             "beta_1": recipe.beta_1,
             "beta_2": recipe.beta_2,
             "clip_norm": recipe.clip_norm,
-            "full_rate_inputs": recipe.full_rate_inputs,
         }
         with self.strategy.scope():
             keras.utils.set_random_seed(seed)
@@ -74,6 +73,7 @@ class Training:
                 _tensors(self.generator),
                 **adam,
                 weight_decay=recipe.weight_decay,
+                full_rate_inputs=recipe.full_rate_inputs,
                 average=recipe.average,
                 averages=_tensors(self.averaged) if recipe.average else (),
             )
