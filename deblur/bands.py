@@ -1,4 +1,4 @@
-"""Pillow's image -> arrays: colours, alpha, upright. All goes by bands of rows.
+"""Pillow's image <-> arrays: colours, alpha, upright. All goes by bands of rows.
 
 What is made of a whole photo at once is held at once: for 100 megapixels of 16 bits, 600 MB for
 each step of an expression, and Pillow's own image takes 400 MB.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _ROWS = 64
+# Bands in which what is hidden is filled are higher, since each looks that far up and down for what
+# is visible. Where there is nothing, an edge does no harm.
+_FILLED_ROWS, _FILLED_FROM_PX = 512, 256
 MODES = _ALPHA_MODES | {"1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK"}
 
 
@@ -80,7 +85,11 @@ def _parts(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
 
 def colours_of_inks(image: Image.Image) -> Image.Image:
     """Return CMYK as sRGB through the embedded profile, if any: without it, inks look garish."""
-    if icc := image.info.get("icc_profile"):
+    return _through_profile(image, image.info.get("icc_profile"))
+
+
+def _through_profile(image: Image.Image, icc: bytes | None) -> Image.Image:
+    if icc:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             target = ImageCms.createProfile("sRGB")
@@ -89,6 +98,58 @@ def colours_of_inks(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile, or one of other colours: as if there were none
     return image.convert("RGB")
+
+
+def colours_of_greys(pixels: np.ndarray, icc: bytes) -> np.ndarray:
+    """Return the pixels of a grey photo as sRGB through its profile of greys."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    levels = array(_through_profile(ramp, icc))[0]
+    if pixels.dtype == np.uint16:  # Pillow takes profiles for 8 bits only
+        at = np.arange(65536) / 257
+        channels = [np.interp(at, np.arange(256), level) for level in levels.T]
+        levels = np.rint(np.stack(channels, axis=1) * 257).astype(np.uint16)
+    colours = np.empty_like(pixels)
+    grey = mean(pixels)
+    for part in slices(len(pixels)):
+        colours[part] = levels[grey[part]]
+    return colours
+
+
+def fill_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray | None:
+    """Fill, in place, what is fully transparent with the nearest that is not; return what was there.
+
+    Around a cut-out there may be anything, often black: a hard edge at its outline, which restoring
+    would carry into what is visible.
+
+    Returns:
+        (N, 3), the N pixels in order; (1, 3), if all were alike; None, if there was nothing to do.
+    """
+    hidden = alpha == 0
+    if hidden.all() or not hidden.any():
+        return None
+    before: np.ndarray = pixels[hidden]
+    for top in range(0, len(pixels), _FILLED_ROWS):
+        band = slice(max(top - _FILLED_FROM_PX, 0), top + _FILLED_ROWS + _FILLED_FROM_PX)
+        inner = slice(top - band.start, top - band.start + _FILLED_ROWS)
+        covered = hidden[band]
+        if covered.all() or not covered[inner].any():
+            continue
+        # Each that is visible has a label of its own, which spreads to the hidden ones around it.
+        labels = cv2.distanceTransformWithLabels(
+            covered.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )[1]
+        colours = np.empty((labels.max() + 1, 3), pixels.dtype)
+        colours[labels[~covered]] = pixels[band][~covered]
+        pixels[band][inner][covered[inner]] = colours[labels[inner][covered[inner]]]
+    alike = not (before != before[0]).any()
+    return before[:1].copy() if alike else before
+
+
+def with_hidden(pixels: np.ndarray, alpha: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Return a copy with what `fill_hidden` found put back."""
+    pixels = pixels.copy()
+    pixels[alpha == 0] = before
+    return pixels
 
 
 def mean(pixels: np.ndarray) -> np.ndarray:
@@ -117,3 +178,18 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     for part in slices(len(pixels)):
         rounded[part] = (pixels[part].astype(np.uint32) * 255 + 32767) // 65535
     return rounded
+
+
+def save(samples: np.ndarray, format: str, options: dict[str, Any]) -> bytes:
+    """Code (H, W, 1 to 4) uint8 by Pillow."""
+    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, format, **options)
+    except OSError:
+        if not options.get("progressive"):
+            raise
+        # Pillow's buffer for a progressive JPEG is two bytes a pixel, which noise can exceed.
+        buffer = io.BytesIO()
+        image.save(buffer, format, **options | {"progressive": False})
+    return buffer.getvalue()

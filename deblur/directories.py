@@ -7,8 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Bytes of a value by its kind.
+# How a TIFF begins, by its byte order, and how a BigTIFF does, whose offsets have 8 bytes.
+BEGINNINGS = {"<": b"II*\0", ">": b"MM\0*"}
+_BIG_BEGINNINGS = {"<": b"II+\0\x08\0\0\0", ">": b"MM\0+\0\x08\0\0"}
+# Bytes of a value by its kind; only a BigTIFF has integers of 8 bytes.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+BIG_KINDS = frozenset({16, 17, 18})
+_BIG_SIZES = _SIZES | dict.fromkeys(BIG_KINDS, 8)
+_MOST_ENTRIES = 0xFFFF
 
 # A directory to be laid out: tag, kind, count and value, which may be a directory in its turn.
 Laid = Sequence[tuple[int, int, int, Any]]
@@ -25,28 +31,42 @@ class Entry:
     value: bytes
 
 
-def order_of(tiff: bytes | bytearray | memoryview) -> str | None:
-    """Return the byte order of a TIFF, as `struct` has it."""
-    return {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(tiff[:4]))
+def order_of(tiff: bytes | bytearray | memoryview, *, big: bool = False) -> str | None:
+    """Return the byte order of a TIFF, or a BigTIFF, as `struct` has it; None if it is no such."""
+    for order, beginning in (_BIG_BEGINNINGS if big else BEGINNINGS).items():
+        if tiff[: len(beginning)] == beginning:
+            return order
+    return None
 
 
-def entries(tiff: bytes | bytearray | memoryview, order: str, at: int) -> Iterator[Entry]:
+def entries(
+    tiff: bytes | bytearray | memoryview, order: str, at: int, *, big: bool = False
+) -> Iterator[Entry]:
     """Yield the entries of the directory that begins there; struct.error if it is damaged."""
-    (count,) = struct.unpack_from(f"{order}H", tiff, at)
-    for position in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack_from(f"{order}HHI", tiff, position)
-        size = _SIZES.get(kind, 0) * number
-        start = position + 8
-        if size > 4:
-            (start,) = struct.unpack_from(f"{order}I", tiff, start)
+    number_code, offset_code, sizes = ("Q", "Q", _BIG_SIZES) if big else ("H", "I", _SIZES)
+    room = struct.calcsize(offset_code)
+    if at >= len(tiff):  # further than `struct` can count, maybe
+        raise struct.error(f"no directory at {at}")
+    (count,) = struct.unpack_from(f"{order}{number_code}", tiff, at)
+    if count > _MOST_ENTRIES:
+        raise struct.error(f"a directory of {count} entries")
+    at += struct.calcsize(number_code)
+    step = 4 + 2 * room
+    for position in range(at, at + step * count, step):
+        tag, kind, number = struct.unpack_from(f"{order}HH{offset_code}", tiff, position)
+        size = sizes.get(kind, 0) * number
+        start = position + 4 + room
+        if size > room:
+            (start,) = struct.unpack_from(f"{order}{offset_code}", tiff, start)
         value = bytes(tiff[start : start + size])
         if size and len(value) == size:
             yield Entry(tag, kind, number, start, value)
 
 
-def first(tiff: bytes | bytearray | memoryview, order: str) -> int:
+def first(tiff: bytes | bytearray | memoryview, order: str, *, big: bool = False) -> int:
     """Return where the first directory begins."""
-    return int(struct.unpack_from(f"{order}I", tiff, 4)[0])
+    code, at = ("Q", 8) if big else ("I", 4)
+    return int(struct.unpack_from(f"{order}{code}", tiff, at)[0])
 
 
 def lay(order: str, directory: Laid, at: int) -> bytes:

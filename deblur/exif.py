@@ -16,18 +16,22 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from deblur.directories import Entry, Laid, entries, first, lay, order_of
+from deblur.directories import BEGINNINGS, BIG_KINDS, Entry, Laid, entries, first, lay, order_of
 
 PREFIX = b"Exif\0\0"
 # Tags of a TIFF that speak of how its pixels lie, or of another picture inside: kind of file, size,
 # bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, further
-# directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers, profile.
+# directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers, profile,
+# and DNG's version, which would make it a raw file.
 _LAYOUT = frozenset(
     {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 301}
     | {*range(317, 321), *range(322, 326), 330, 332, *range(338, 342), 347, *range(512, 522)}
-    | {*range(529, 533), 700, 34377, 34675, 37724}
+    | {*range(529, 533), 700, 34377, 34675, 37724, 50706}
 )
 _ORIENTATION, _SUBJECT_AREA, _SUBJECT_LOCATION = 274, 0x9214, 0xA214
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
+_INCH, _INCHES = 2, {2: 1.0, 3: 1 / 2.54}  # the usual unit of resolution, and those that there are
+_LONG = 4
 _DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _THUMBNAIL, _THUMBNAIL_LENGTH = 513, 514
 _THUMBNAIL_PX = 1024  # at most; as DCF has it, 160
@@ -209,37 +213,86 @@ def about_the_photo(exif: bytes | None) -> tuple[str, Laid]:
 
 def of_tiff(data: bytes) -> bytes | None:
     """Return a block of what the tags of a TIFF say about the photo, or None."""
-    order = order_of(data)
+    big = order_of(data, big=True) is not None
+    order = order_of(data, big=big)
     if order is None:
         return None
     try:
-        laid = _gathered(memoryview(data), order, first(data, order), _LAYOUT - {_ORIENTATION})
+        at = first(data, order, big=big)
+        laid = _gathered(memoryview(data), order, at, _LAYOUT - {_ORIENTATION}, big=big)
     except struct.error:
         return None
-    if not laid:
-        return None
-    head = data[:4] + struct.pack(f"{order}I", 8)
-    return PREFIX + head + lay(order, laid, 8)
+    return _laid(order, laid) if laid else None
 
 
 def _gathered(
-    tiff: memoryview, order: str, at: int, skip: Collection[int], depth: int = 0
+    tiff: memoryview, order: str, at: int, skip: Collection[int], depth: int = 0, *, big: bool
 ) -> list[tuple[int, int, int, Any]]:
     found: dict[int, tuple[int, int, int, Any]] = {}
-    for entry in entries(tiff, order, at):
+    for entry in entries(tiff, order, at, big=big):
+        kind, count = entry.kind, entry.count
         value: Any = entry.value
         if entry.tag in _DIRECTORIES:
-            if depth > 1 or len(value) != 4:
+            code = "Q" if kind in BIG_KINDS else "I"
+            if depth > 1 or len(value) != struct.calcsize(code):
                 continue
-            below = struct.unpack(f"{order}I", value)[0]
-            value = _gathered(tiff, order, below, (), depth + 1)
-        if value and entry.tag not in skip:
-            found[entry.tag] = (entry.tag, entry.kind, entry.count, value)
+            (below,) = struct.unpack(f"{order}{code}", value)
+            kind, count = _LONG, 1
+            value = _gathered(tiff, order, below, (), depth + 1, big=big)
+        if value and entry.tag not in skip and kind not in BIG_KINDS:
+            found[entry.tag] = (entry.tag, kind, count, value)
     return list(found.values())
 
 
-def of_dpi(dpi: tuple[float, float]) -> bytes:
-    """Return a block that says nothing but the resolution."""
-    x, y = (struct.pack("<II", round(value * 100), 100) for value in dpi)
-    laid = [(282, 5, 1, x), (283, 5, 1, y), (296, 3, 1, struct.pack("<H", 2))]
-    return PREFIX + b"II*\0" + struct.pack("<I", 8) + lay("<", laid, 8)
+def _laid(order: str, directory: Laid) -> bytes:
+    return PREFIX + BEGINNINGS[order] + struct.pack(f"{order}I", 8) + lay(order, directory, 8)
+
+
+# === The resolution ===
+
+
+def dpi(exif: bytes | None) -> tuple[float, float] | None:
+    """Return the dots per inch that the block states, across and down, or None."""
+    block = _Block(exif or PREFIX)
+    with contextlib.suppress(struct.error, KeyError, ValueError, ZeroDivisionError):
+        main = block.main if block.order else {}
+        (unit,) = block.numbers(main[_RESOLUTION_UNIT]) if _RESOLUTION_UNIT in main else (_INCH,)
+        values = (main[tag].value for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+        ratios = (struct.unpack(f"{block.order}II", value) for value in values)
+        x, y = (dots / units / _INCHES[unit] for dots, units in ratios)
+        return x, y
+    return None
+
+
+def resolution(order: str, dpi: tuple[float, float]) -> Laid:
+    """Return the entries that state a resolution."""
+    x, y = (struct.pack(f"{order}II", round(value * 1000), 1000) for value in dpi)
+    unit = struct.pack(f"{order}H", _INCH)
+    return [(_X_RESOLUTION, 5, 1, x), (_Y_RESOLUTION, 5, 1, y), (_RESOLUTION_UNIT, 3, 1, unit)]
+
+
+def with_dpi(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
+    """Return the block with a resolution: this one, if it has none.
+
+    Its main directory is written once more, at the end, since nothing else may move.
+    """
+    if exif is None:
+        return _laid("<", resolution("<", dpi))
+    block = _Block(exif)
+    if block.order:
+        with contextlib.suppress(struct.error):
+            at, main = first(block.tiff, block.order), block.main
+            if _X_RESOLUTION in main and _Y_RESOLUTION in main:
+                return exif
+            (count,) = struct.unpack_from(f"{block.order}H", block.tiff, at)
+            (second,) = struct.unpack_from(f"{block.order}I", block.tiff, at + 2 + 12 * count)
+            added = resolution(block.order, dpi)
+            tags = {entry[0] for entry in added}
+            kept = [(e.tag, e.kind, e.count, e.value) for e in main.values() if e.tag not in tags]
+            start = len(block.tiff) + len(block.tiff) % 2
+            directory = bytearray(lay(block.order, [*kept, *added], start))
+            # Behind its entries, it says where the directory of the thumbnail is.
+            struct.pack_into(f"{block.order}I", directory, 2 + 12 * len([*kept, *added]), second)
+            struct.pack_into(f"{block.order}I", block.tiff, 4, start)
+            return PREFIX + bytes(block.tiff).ljust(start, b"\0") + directory
+    return exif

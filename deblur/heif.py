@@ -38,12 +38,16 @@ def chroma(data: bytes) -> int:
         raise PhotoError("neither HEVC nor AV1 codes this HEIF; others are not supported")
     if bits > 8:
         raise PhotoError(f"{kind} of {bits} bits is not supported; 8 bits are")
+    profile = b"colrprof" in data or b"colrrICC" in data
     named = _after(data, b"colrnclx", 4)
-    if named and b"colrprof" not in data and b"colrrICC" not in data:
-        primaries, transfer = struct.unpack(">HH", named)
-        if primaries in {9, 10, 11, 12, 22} or transfer in {8, 16, 18}:
-            raise PhotoError(f"{kind} of wide gamut without an ICC profile is not supported")
+    if named and not profile and wide_gamut(*struct.unpack(">HH", named)):
+        raise PhotoError(f"{kind} of wide gamut without an ICC profile is not supported")
     return found
+
+
+def wide_gamut(primaries: int, transfer: int) -> bool:
+    """Return whether these code points (ITU-T H.273) are of colours that sRGB would misstate."""
+    return primaries in {9, 10, 11, 12, 22} or transfer in {8, 16, 18}
 
 
 def _after(data: bytes, name: bytes, size: int) -> bytes | None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.parsers import expat
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from deblur import exif as exif_block
-from deblur import heif
+from deblur import heif, png16
 
 # How files begin, also those of formats that we cannot read.
 _BEGINNINGS = {
-    rb"\xff\xd8": "JPEG", rb"\x89PNG": "PNG", rb"RIFF....WEBP": "WEBP", rb"II\*\0|MM\0\*": "TIFF",
+    rb"\xff\xd8": "JPEG", rb"\x89PNG": "PNG", rb"RIFF....WEBP": "WEBP", rb"II[*+]\0|MM\0[*+]": "TIFF",
     rb"BM": "BMP", rb"GIF8": "GIF", rb"....ftyp(avi[fs]|m[is]f1.{4,40}avif)": "AVIF",
     rb"....ftyp(he|mif1|msf1)": "HEIF",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
@@ -30,18 +31,19 @@ _AVIF_SPEED = 8
 _HEIF_ENCODER = {"preset": "ultrafast"}
 # What a change of format leaves true.
 PORTABLE = ("dpi", "xmp")
-# XMP that speaks of what cameras append to a JPEG: gain maps, motion. As those go, so must it.
-_XMP_OF_APPENDICES = (b"ns.google.com/photos", b"hdr-gain-map", b"HDRGainMap")
+# Namespaces of XMP that speaks of what cameras append to a JPEG (motion, depth, gain maps), or of
+# XMP that did not fit into one segment. As those go, so must it. A panorama has no such appendix.
+_XMP_OF_APPENDICES = re.compile(
+    rb"ns\.google\.com/photos/(?!1\.0/panorama/)|hdr-gain-map|HDRGainMap|ns\.adobe\.com/xmp/note/"
+)
+_XMP_NAMESPACE = re.compile(rb"""xmlns:([\w.-]+)\s*=\s*["']([^"']*)["']""")
+_XMP_TAG = re.compile(rb"<(/?)([\w.-]+):[^<>]*?(/?)>")
+_XMP_MOST_IN_JPEG = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 _XMP_THUMBNAILS = re.compile(rb"<xmp:Thumbnails\b.*?</xmp:Thumbnails>", re.DOTALL)
 _XMP_SIZES = (
     (rb"tiff:ImageWidth", rb"tiff:ImageLength"),
     (rb"exif:PixelXDimension", rb"exif:PixelYDimension"),
 )
-# Chunks of a PNG about its colours and by its author. Some programs hide EXIF, XMP and profile there.
-_PNG_COLOURS = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
-_PNG_RAW = (b"exif", b"APP1", b"xmp", b"icc", b"icm")
-_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_PNG_NO_TEXTS = (b"XML:com.adobe.xmp", *(b"Raw profile type " + name for name in _PNG_RAW))
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _PHOTOSHOP_THUMBNAILS = (0x0409, 0x040C)
 
@@ -90,7 +92,9 @@ def webp(data: bytes) -> tuple[int, int, bool] | None:
 
 def upright_xmp(xmp: bytes | None, orientation: int) -> bytes | None:
     """Return the XMP with the orientation and size after turning, and without old thumbnails."""
-    if not xmp or any(name in xmp for name in _XMP_OF_APPENDICES):
+    if xmp and _XMP_OF_APPENDICES.search(xmp):
+        xmp = _without_appendices(xmp)
+    if not xmp:
         return None
     if b"<xmp:Thumbnails" in xmp:
         xmp = _XMP_THUMBNAILS.sub(b"", xmp)
@@ -105,6 +109,30 @@ def upright_xmp(xmp: bytes | None, orientation: int) -> bytes | None:
                 if other:
                     xmp = re.sub(pattern, rb"\g<1>" + other[2], xmp)
     return xmp
+
+
+def _without_appendices(xmp: bytes) -> bytes | None:
+    """Return the packet without what speaks of appendices; None if it cannot be told from the rest."""
+    spaces = _XMP_NAMESPACE.findall(xmp)
+    gone = {prefix for prefix, name in spaces if _XMP_OF_APPENDICES.search(name)}
+    prefixes = b"|".join(map(re.escape, gone))
+    attributes = rb"""\s+(?:xmlns:(?:%s)|(?:%s):[\w.-]+)\s*=\s*(?:"[^"]*"|'[^']*')"""
+    attribute = re.compile(attributes % (prefixes, prefixes))
+    kept, end, depth = [], 0, 0  # the depth within an element that goes
+    for tag in _XMP_TAG.finditer(xmp):
+        closing, prefix, empty = tag.groups()
+        if not depth:
+            kept += [xmp[end : tag.start()], b"" if prefix in gone else attribute.sub(b"", tag[0])]
+        if depth or prefix in gone:
+            depth += -1 if closing else 0 if empty else 1
+        end = tag.end()
+    left = b"".join([*kept, xmp[end:]])
+    try:
+        # An element or attribute that was missed would now lack its namespace.
+        expat.ParserCreate(namespace_separator=" ").Parse(left.strip(b"\0"), True)
+    except expat.ExpatError:
+        return None
+    return None if _XMP_OF_APPENDICES.search(left) else left
 
 
 def upright(image: Image.Image, data: bytes, size: tuple[int, int]) -> tuple[bytes | None, int]:
@@ -149,17 +177,22 @@ def _raw(image: Image.Image, name: str) -> bytes | None:
 # === Coded as its source ===
 
 
-def coding(image: Image.Image, data: bytes, orientation: int = 1) -> dict[str, Any]:
-    """Return what the encoder needs to code a photo, after turning, as this one is coded."""
+def coding(
+    image: Image.Image, data: bytes, orientation: int = 1, block: bytes | None = None
+) -> dict[str, Any]:
+    """Return what the encoder needs to code a photo, after turning, as this one is coded.
+
+    `block` is its EXIF block, which may be all that states the resolution.
+    """
     options: dict[str, Any] = {}
-    dpi = [float(value) for value in image.info.get("dpi", ())]
+    dpi = [float(value) for value in _dpi(image) or exif_block.dpi(block) or ()]
     if len(dpi) == 2 and all(math.isfinite(value) and 1 <= value < 65535 for value in dpi):
         options["dpi"] = tuple(dpi if orientation < 5 else dpi[::-1])
     if xmp := upright_xmp(_xmp(image), orientation):
         options["xmp"] = xmp
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         options |= _coding_of_jpeg(image, orientation)
-    if image.format == "PNG" and (chunks := list(_kept_chunks(data))):
+    if image.format == "PNG" and (chunks := list(png16.kept_chunks(data))):
         options["chunks"] = chunks
     if image.format == "WEBP" and (facts := webp(data)):
         options["lossless"] = facts[2]
@@ -168,6 +201,17 @@ def coding(image: Image.Image, data: bytes, orientation: int = 1) -> dict[str, A
         if options["chroma"] == 422 and orientation >= 5:
             options["chroma"] = 444
     return options
+
+
+def _dpi(image: Image.Image) -> Sequence[float]:
+    """Return the resolution that is stated outside of EXIF; Pillow makes up one for JPEG and TIFF."""
+    stated = True
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        stated = image.info.get("jfif_unit") in {1, 2}
+    elif image.format == "TIFF":
+        tags: Any = getattr(image, "tag_v2", {})
+        stated = 282 in tags and 283 in tags
+    return image.info.get("dpi", ()) if stated else ()
 
 
 def _coding_of_jpeg(image: JpegImagePlugin.JpegImageFile, orientation: int) -> dict[str, Any]:
@@ -217,21 +261,13 @@ def _photoshop(resources: bytes) -> bytes:
     return b"".join(b"\xff\xed" + struct.pack(">H", 2 + len(body)) + body for body in bodies)
 
 
-def _kept_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position = 8
-    while position + 12 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        if name in _PNG_COLOURS or (name in _PNG_TEXTS and not body.startswith(_PNG_NO_TEXTS)):
-            yield name, body
-        position += 12 + length
-
-
 def save_options(
     format: str, exif: bytes | None, icc: bytes | None, coding: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return Pillow's options to save a photo of 8 bits with all that is known about it."""
     options: dict[str, Any] = {"exif": exif, "icc_profile": icc, **coding}
+    if format == "JPEG" and len(options.get("xmp") or b"") > _XMP_MOST_IN_JPEG:
+        del options["xmp"]  # better without it than no photo
     chroma = options.pop("chroma", 444)
     if format in DEFAULT_QUALITY and "qtables" not in options and not options.get("lossless"):
         options.setdefault("quality", DEFAULT_QUALITY[format])
@@ -245,8 +281,9 @@ def save_options(
         if xmp := options.pop("xmp", None):
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
     elif format in {"WEBP", "AVIF", "HEIF"}:
-        if not exif and "dpi" in options:
-            options["exif"] = exif_block.of_dpi(options["dpi"])
+        options["exact"] = options.get("lossless")  # under alpha 0, too; only WebP knows of it
+        if "dpi" in options:
+            options["exif"] = exif_block.with_dpi(exif, options["dpi"])
         if format == "AVIF":
             # Its orientation is a box of its own, and Pillow would write the whole block anew.
             options["exif"] = exif_block.without_orientation(options["exif"])

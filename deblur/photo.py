@@ -47,10 +47,7 @@ FORMATS: Mapping[str, str] = {
     ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
     ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF",
 }  # fmt: skip
-_EXTENSIONS = {
-    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp",
-    "AVIF": ".avif", "HEIF": ".heic",
-}  # fmt: skip
+_EXTENSIONS = {FORMATS[extension]: extension for extension in reversed([*FORMATS])}
 _READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
 _OF_16_BITS = frozenset({"PNG", "TIFF"})
 _WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
@@ -68,6 +65,7 @@ class Photo:
         exif: the EXIF block as read, but for its orientation, which is 1, and what follows from it.
         icc: the ICC profile as read.
         coding: what the encoder needs to code as the source was coded.
+        hidden: what the file has where alpha is 0; `pixels` has been filled there from around.
     """
 
     pixels: np.ndarray
@@ -77,6 +75,7 @@ class Photo:
     exif: bytes | None = None
     icc: bytes | None = None
     coding: Mapping[str, Any] = field(default_factory=dict)
+    hidden: np.ndarray | None = None
 
     @property
     def width(self) -> int:
@@ -91,11 +90,16 @@ class Photo:
     def with_pixels(self, pixels: np.ndarray) -> Photo:
         """Return the same photo with other pixels of the same shape and type."""
         if pixels.shape != self.pixels.shape or pixels.dtype != self.pixels.dtype:
-            raise ValueError(
-                f"pixels={pixels.shape} {pixels.dtype} "
-                f"vs the photo's {self.pixels.shape} {self.pixels.dtype}"
-            )
+            found, expected = (f"{each.shape} {each.dtype}" for each in (pixels, self.pixels))
+            raise ValueError(f"pixels={found} vs the photo's {expected}")
         return replace(self, pixels=pixels)
+
+    def as_stored(self) -> Photo:
+        """Return the photo with the pixels that its file has, or will have, where alpha is 0."""
+        if self.hidden is None or self.alpha is None:
+            return self
+        pixels = bands.with_hidden(self.pixels, self.alpha, self.hidden)
+        return replace(self, pixels=pixels, hidden=None)
 
 
 # === Decoding ===
@@ -159,19 +163,23 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
     pixels, alpha, grey = _samples(image, data)
     # Only now: a PNG may have its EXIF behind its pixels.
     block, orientation = metadata.upright(image, data, size)
-    coding = metadata.coding(image, data, orientation)
+    coding = metadata.coding(image, data, orientation, block)
     image.close()  # its pixels, before there is another copy
     if kind in {"TIFF", "HEIF"}:
         orientation = 1  # the decoder has turned it by now
+    pixels = bands.turn(pixels, orientation)
+    alpha = None if alpha is None else bands.turn(alpha, orientation)
+    hidden = None if alpha is None else bands.fill_hidden(pixels, alpha)
     return Photo(
-        pixels=bands.turn(pixels, orientation),
-        alpha=None if alpha is None else bands.turn(alpha, orientation),
+        pixels=pixels,
+        alpha=alpha,
         grey=grey or coding.get("chroma") == 400,
         format=kind,
         exif=block,
         # The pixels of inks are sRGB by now.
         icc=None if image.mode == "CMYK" else image.info.get("icc_profile") or None,
         coding=coding,
+        hidden=hidden,
     )
 
 
@@ -201,8 +209,9 @@ def _refuse(image: Image.Image) -> None:
 def named(photo: Photo, key: str) -> Photo:
     """Return the photo in the format that the key's extension stands for: a name tells the truth.
 
-    The coding of its old format is dropped. A photo that the new format cannot hold is left for
-    `encode` to refuse. Where the extension is unknown, nothing changes.
+    The coding of its old format is dropped; PhotoError if that alone says what the colours are. A
+    photo that the new format cannot hold is left for `encode` to refuse. Where the extension is
+    unknown, nothing changes.
     """
     return _in_format(photo, FORMATS.get(os.path.splitext(key)[1].lower(), photo.format))
 
@@ -215,6 +224,7 @@ def converted(photo: Photo, format: str | None, quality: int | None) -> Photo:
 
     Raises:
         ValueError: for an unknown format or a quality out of bounds.
+        PhotoError: as `named` does.
     """
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}, expected 1 to 100")
@@ -225,6 +235,7 @@ def converted(photo: Photo, format: str | None, quality: int | None) -> Photo:
             raise ValueError(f"format={format!r}, expected one of keep, {known}")
         photo = _in_format(photo, name)
         if photo.pixels.dtype == np.uint16 and name not in _OF_16_BITS:
+            photo = photo.as_stored()  # while it is the file's alpha that says where
             alpha = None if photo.alpha is None else to_uint8(photo.alpha)
             photo = replace(photo, pixels=to_uint8(photo.pixels), alpha=alpha)
     lossless = photo.format not in metadata.DEFAULT_QUALITY or photo.coding.get("lossless")
@@ -237,6 +248,8 @@ def converted(photo: Photo, format: str | None, quality: int | None) -> Photo:
 def _in_format(photo: Photo, format: str) -> Photo:
     if format == photo.format:
         return photo
+    if not photo.icc and png16.wide_gamut(photo.coding.get("chunks", ())):
+        raise PhotoError(f"PNG of wide gamut without an ICC profile cannot become {format}")
     kept = {name: photo.coding[name] for name in metadata.PORTABLE if name in photo.coding}
     return replace(photo, format=format, coding=kept)
 
@@ -252,6 +265,7 @@ def encode(photo: Photo) -> bytes:
     Raises:
         PhotoError: if the format cannot hold this photo.
     """
+    photo = photo.as_stored()
     alpha = photo.alpha
     if alpha is not None and photo.format in _WITHOUT_ALPHA:
         if (alpha < np.iinfo(alpha.dtype).max).any():
@@ -264,12 +278,14 @@ def encode(photo: Photo) -> bytes:
     grey = photo.grey and photo.format != "WEBP"
     if photo.format == "TIFF" and alpha is not None and alpha.dtype == np.uint16:
         grey = False  # Pillow would not read it again
-    samples = bands.mean(photo.pixels)[..., None] if grey else photo.pixels
-    if alpha is not None:
-        samples = np.dstack([samples, alpha])
-    # A profile of greys says nothing about three colours.
-    icc = photo.icc if grey or (photo.icc or b"")[16:20] != b"GRAY" else None
     try:
+        icc, samples = photo.icc, bands.mean(photo.pixels)[..., None] if grey else photo.pixels
+        if icc and icc[16:20] == b"GRAY" and not grey:
+            # A profile of greys says nothing about three colours.
+            samples = bands.colours_of_greys(samples, icc) if photo.grey else samples
+            icc = None
+        if alpha is not None:
+            samples = np.dstack([samples, alpha])
         block = exif_block.with_thumbnail_of(photo.exif, photo.pixels)
         kept = {name: photo.coding.get(name) for name in metadata.PORTABLE}
         if photo.format == "TIFF":
@@ -279,20 +295,6 @@ def encode(photo: Photo) -> bytes:
             return png16.write(samples, exif=block, icc=icc, further=chunks, **kept)
         coding = {**photo.coding, "chroma": 400} if grey else photo.coding
         options = metadata.save_options(photo.format, block, icc, coding)
-        return _encode_8_bits(photo.format, samples, options)
+        return bands.save(samples, photo.format, options)
     except Exception as error:  # metadata that does not fit raises whatever Pillow likes
         raise PhotoError(f"cannot be encoded as {photo.format}: {_one_line(error)}") from error
-
-
-def _encode_8_bits(format: str, samples: np.ndarray, options: dict[str, Any]) -> bytes:
-    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, format, **options)
-    except OSError:
-        if not options.get("progressive"):
-            raise
-        # Pillow's buffer for a progressive JPEG is two bytes a pixel, which noise can exceed.
-        buffer = io.BytesIO()
-        image.save(buffer, format, **options | {"progressive": False})
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""PNGs of 16 bits a sample, which Pillow reads as 8 and does not write in colour."""
+"""PNG: 16 bits a sample, which Pillow reads as 8 and does not write in colour, and the chunks to keep."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from deblur import bands
+from deblur import bands, heif
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Chunks about colours and by the author. Some programs hide EXIF, XMP and profile in texts.
+_COLOURS = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_RAW = (b"exif", b"APP1", b"xmp", b"icc", b"icm")
+_NO_TEXTS = (b"XML:com.adobe.xmp", *(b"Raw profile type " + name for name in _RAW))
 
 
 def depth(data: bytes) -> int:
     """Return the bits a sample, from the header; 0 if it is no PNG."""
     return data[24] if data.startswith(_SIGNATURE) and len(data) > 24 else 0
+
+
+def kept_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the chunks, by name and body, that stay with the photo as they are."""
+    position = len(_SIGNATURE)
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        if name in _COLOURS or (name in _TEXTS and not body.startswith(_NO_TEXTS)):
+            yield name, body
+        position += 12 + length
+
+
+def wide_gamut(chunks: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether the chunks say that colours are not nearly those of sRGB."""
+    return any(
+        name == b"cICP" and len(body) == 4 and heif.wide_gamut(*body[:2]) for name, body in chunks
+    )
 
 
 def read(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:

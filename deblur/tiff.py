@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from deblur import bands, exif
-from deblur.directories import Laid, lay
+from deblur.directories import BEGINNINGS, Laid, lay
 from deblur.errors import PhotoError
 
 _STRIP_BYTES = 1 << 20
-_INCH = 2
 
 
 def bits(image: Image.Image) -> int:
@@ -98,7 +97,7 @@ def write(
     height, width, channels = samples.shape
     deep = samples.dtype.itemsize
     order, about = exif.about_the_photo(block)
-    begin = block[len(exif.PREFIX) :] if block and about else b"II*\0\0\0\0\0"
+    begin = block[len(exif.PREFIX) :] if block and about else BEGINNINGS[order] + bytes(4)
     buffer = io.BytesIO()
     buffer.write(begin + b"\0" * (len(begin) % 2))
     rows = max(1, _STRIP_BYTES // (width * channels * deep))
@@ -145,11 +144,7 @@ def _layout(
 def _further(
     order: str, icc: bytes | None, xmp: bytes | None, dpi: tuple[float, float] | None
 ) -> Laid:
-    found: list[tuple[int, int, int, bytes]] = []
-    if dpi:
-        for tag, value in zip((282, 283), dpi, strict=True):
-            found.append((tag, 5, 1, struct.pack(f"{order}II", round(value * 1000), 1000)))
-        found.append((296, 3, 1, struct.pack(f"{order}H", _INCH)))
+    found = [*exif.resolution(order, dpi)] if dpi else []
     if xmp:
         found.append((700, 1, len(xmp), xmp))
     if icc:

@@ -67,8 +67,9 @@ def thumbnail_of(block: bytes | None) -> np.ndarray | None:
     assert block is not None
     tiff = block[6:]
     order = "<" if tiff.startswith(b"II") else ">"
-    (count,) = struct.unpack_from(f"{order}H", tiff, 8)
-    (second,) = struct.unpack_from(f"{order}I", tiff, 10 + 12 * count)
+    (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (count,) = struct.unpack_from(f"{order}H", tiff, at)
+    (second,) = struct.unpack_from(f"{order}I", tiff, at + 2 + 12 * count)
     if not second:
         return None
     directory = {entry.tag: entry for entry in entries(tiff, order, second)}
@@ -181,7 +182,8 @@ def test_the_orientation_goes_and_the_rest_stays() -> None:
 
 @given(data=st.data())
 def test_damaged_blocks_are_passed_on(photos: Any, data: st.DataObject) -> None:
-    block = bytearray(block_of_a_camera(jpeg(photos.pixels(12, 16))))
+    order = data.draw(st.sampled_from("<>"))
+    block = bytearray(block_of_a_camera(jpeg(photos.pixels(12, 16)), order=order))
     for _ in range(data.draw(st.integers(1, 6))):
         block[data.draw(st.integers(6, 250))] = data.draw(st.integers(0, 255))
     cut = bytes(block[: data.draw(st.integers(6, len(block)))])
@@ -195,5 +197,126 @@ def test_damaged_blocks_are_passed_on(photos: Any, data: st.DataObject) -> None:
         assert again is not None
         assert len(again) == len(cut)
     exif.of_tiff(cut[6:])
+    stated = exif.with_dpi(made, (300.0, 300.0))
+    assert stated.startswith(made[:2])
+    assert len(stated) == len(cut) or exif.dpi(stated) == (300, 300)
+    pixels = photos.pixels(8, 8)
+    for block in (made, stated):
+        try:
+            file = photo.encode(photo.Photo(pixels, exif=block, format="TIFF"))
+        except PhotoError:
+            continue
+        np.testing.assert_array_equal(photo.decode(file).pixels, pixels)
+
+
+# === Resolution ===
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_resolution_is_added_and_nothing_moves(photos: Any, order: str) -> None:
+    block = block_of_a_camera(jpeg(photos.pixels(24, 32)), 1, order)
+    assert exif.dpi(block) is None
+    made = exif.with_dpi(block, (300.0, 240.5))
+    assert exif.dpi(made) == (300, 240.5)
+    assert exif.with_dpi(made, (72.0, 72.0)) == made
+    assert made.index(SECRET) == block.index(SECRET)
+    assert made[6 + 8 : len(block)] == block[6 + 8 :]
+    read = Image.Exif()
+    read.load(made)
+    assert (read[0x010F], read[0x0112], read[282], read[296]) == ("Make", 1, 300, 2)
+    assert read.get_ifd(34665)[0x927C] == SECRET
+    assert thumbnail_of(exif.with_thumbnail_of(made, photos.pixels())) is not None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "unit", "expected"),
+    [
+        ((300, 1, 240, 1), (3, 2), (300, 240)),
+        ((1000, 10, 50, 1), (3, 3), (254, 127)),
+        ((300, 1, 240, 1), None, (300, 240)),
+        ((300, 1, 240, 1), (3, 1), None),
+        ((300, 0, 240, 1), (3, 2), None),
+        ((300, 1, 240, 1), (2, 50), None),
+    ],
+)
+def test_what_a_block_says_about_the_resolution(
+    ratios: tuple[int, ...], unit: tuple[int, int] | None, expected: tuple[int, int] | None
+) -> None:
+    laid: list[Any] = [
+        (282 + at, 5, 1, struct.pack(">II", *ratios[2 * at : 2 * at + 2])) for at in (0, 1)
+    ]
+    if unit:
+        laid.append((296, unit[0], 1, struct.pack(">H", unit[1])))
+    block = exif.PREFIX + b"MM\0*" + struct.pack(">I", 8) + lay(">", laid, 8)
+    assert exif.dpi(block) == (expected and pytest.approx(expected))
+    for other in (None, exif.PREFIX, b"", block[:20], exif.PREFIX + b"no block"):
+        assert exif.dpi(other) is None
+
+
+# === BigTIFF ===
+
+
+def big_tiff(pixels: np.ndarray, order: str) -> bytes:
+    """Return a BigTIFF of (H, W, 3) uint8, by Ann, in a quarter of a second, in the north."""
+
+    def lay_big(directory: list[tuple[int, int, int, bytes]], at: int) -> bytes:
+        behind, out = b"", struct.pack(f"{order}Q", len(directory))
+        for tag, kind, count, value in directory:
+            if len(value) > 8:
+                start = at + 8 + 20 * len(directory) + 8 + len(behind)
+                behind += value
+                value = struct.pack(f"{order}Q", start)
+            out += struct.pack(f"{order}HHQ", tag, kind, count) + value.ljust(8, b"\0")
+        return out + bytes(8) + behind
+
+    def short(*values: int) -> tuple[int, int, bytes]:
+        return 3, len(values), struct.pack(f"{order}{len(values)}H", *values)
+
+    def offset(value: int, kind: int) -> tuple[int, int, bytes]:
+        return kind, 1, struct.pack(f"{order}{'I' if kind == 4 else 'Q'}", value)
+
+    height, width = pixels.shape[:2]
+    file = {"<": b"II+\0\x08\0\0\0", ">": b"MM\0+\0\x08\0\0"}[order] + bytes(8) + pixels.tobytes()
+    exposure = len(file)
+    file += lay_big([(33434, 5, 1, struct.pack(f"{order}II", 1, 4))], exposure)
+    place = len(file)
+    file += lay_big([(1, 2, 2, b"N\0")], place)
+    main = [
+        (256, *short(width)), (257, *short(height)), (258, *short(8, 8, 8)), (259, *short(1)),
+        (262, *short(2)), (273, *offset(16, 16)), (274, *short(6)), (277, *short(3)),
+        (279, *offset(pixels.nbytes, 16)), (315, 2, len(ANN), ANN), (34665, *offset(exposure, 18)),
+        (34853, *offset(place, 4)), (40_000, *offset(7, 16)),
+    ]  # fmt: skip
+    at = len(file)
+    return file[:8] + struct.pack(f"{order}Q", at) + file[16:] + lay_big(main, at)
+
+
+ANN = b"Ann, who has a name of many letters\0"
+
+
+def test_what_a_bigtiff_says_is_kept(photos: Any) -> None:
+    """All but what a TIFF cannot hold: integers of 8 bytes."""
+    source = photo.decode(big_tiff(photos.pixels(), "<"))
+    np.testing.assert_array_equal(source.pixels, np.rot90(photos.pixels(), 3))
+    assert source.exif is not None
+    for block in (source.exif, exif.of_tiff(big_tiff(photos.pixels(), ">"))):
+        read = Image.Exif()
+        read.load(block)
+        assert set(read) == {274, 315, 34665, 34853}
+        assert read[315] == ANN[:-1].decode()
+        assert read.get_ifd(34665)[33434] == 0.25
+        assert read.get_ifd(34853)[1] == "N"
+    again = Image.open(io.BytesIO(photo.encode(source))).getexif()
+    assert (again[315], again.get_ifd(34853)[1]) == (ANN[:-1].decode(), "N")
+
+
+@given(data=st.data())
+def test_damaged_bigtiffs(photos: Any, data: st.DataObject) -> None:
+    """There may be no block, but no other error, and no endless directory."""
+    file = bytearray(big_tiff(photos.pixels(4, 4), "<"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        file[data.draw(st.integers(8, len(file) - 1))] = data.draw(st.integers(0, 255))
+    block = exif.of_tiff(bytes(file[: data.draw(st.integers(8, len(file)))]))
+    assert block is None or block.startswith(exif.PREFIX)
     with contextlib.suppress(PhotoError):
-        photo.encode(photo.Photo(photos.pixels(8, 8), exif=made, format="TIFF"))
+        photo.encode(photo.decode(bytes(file), max_megapixels=1))

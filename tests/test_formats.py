@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description dc:rights="Ann"/></
 
 @dataclass(frozen=True)
 class Kept:
-    """A row: yes, no (the format has none), or how well. `psnr` is that of coding once more."""
+    """A row: yes, no (the format has none), or how well; and what must be installed for it.
+
+    `psnr` is that of coding once more.
+    """
 
     psnr: float
     bits: tuple[int, ...] = (8,)
@@ -35,17 +39,23 @@ class Kept:
     icc: bool = True
     dpi: str = "yes"
     quality: str = "lossless"
+    needs: str = ""
 
 
 LOSSLESS = float("inf")
 TABLE = {
-    "JPEG": Kept(40, alpha=False, quality="the source's tables and subsampling; else 95"),
+    "JPEG": Kept(40, alpha=False, quality="the source's tables and subsampling; else quality 95"),
     "PNG": Kept(LOSSLESS, bits=(8, 16)),
     "TIFF": Kept(LOSSLESS, bits=(8, 16)),
-    "WebP": Kept(38, grey=False, dpi="in EXIF", quality="95"),
+    "WebP": Kept(38, grey=False, dpi="in EXIF", quality="quality 95"),
     "WebP, lossless": Kept(LOSSLESS, grey=False, dpi="in EXIF"),
-    "AVIF": Kept(38, dpi="in EXIF", quality="85, the source's subsampling"),
-    "HEIF": Kept(38, dpi="in EXIF", quality="70, the source's subsampling"),
+    "AVIF": Kept(38, dpi="in EXIF", quality="quality 85, the source's subsampling"),
+    "HEIF": Kept(
+        38,
+        dpi="in EXIF",
+        quality="quality 70, the source's subsampling",
+        needs=" (`pip install 'deblur[heif]'`)",
+    ),
     "BMP": Kept(LOSSLESS, alpha=False, exif=False, xmp=False, icc=False),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -200,7 +210,7 @@ def test_dpi(photos: Any, name: str) -> None:
 def markdown() -> str:
     """Return the table."""
     lines = [
-        "| Format | Pixels | Upright | Bits | Alpha | Grey | EXIF | XMP | ICC profile | DPI |",
+        "| format | pixels | upright | bits | alpha | grey | EXIF | XMP | ICC profile | DPI |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in TABLE.items():
@@ -208,10 +218,15 @@ def markdown() -> str:
         words = (
             "yes" if value else "–" for value in (row.alpha, row.grey, row.exif, row.xmp, row.icc)
         )
-        pixels = row.quality if row.psnr == LOSSLESS else f"quality {row.quality}"
         upright = "yes" if row.exif else "has no orientation"
-        lines.append("| " + " | ".join([name, pixels, upright, bits, *words, row.dpi]) + " |")
+        cells = [name + row.needs, row.quality, upright, bits, *words, row.dpi]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def test_the_readme_says_so() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"\n\n{markdown()}\n\n" in readme
 
 
 if __name__ == "__main__":

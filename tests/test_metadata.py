@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import zlib
@@ -124,10 +123,79 @@ def test_xmp_is_kept_and_turned_as_well(photos: Any, format: str) -> None:
     data = photos.file(photos.pixels(), format, xmp=XMP, exif=exif_block(6))
     again = opened(photo.encode(photo.decode(data)))
     assert again.info["xmp"] == XMP.replace(b'"6"', b'"1"')
-    # Not so where it speaks of a motion picture that is behind the photo and gets lost.
-    motion = XMP.replace(b"dc:rights", b'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"')
-    data = photos.file(photos.pixels(), format, xmp=motion)
-    assert "xmp" not in opened(photo.encode(photo.decode(data))).info
+
+
+PHONE = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:GPano="http://ns.google.com/photos/1.0/panorama/"%s
+ xmp:Rating="4" GPano:ProjectionType="equirectangular"%s>
+<dc:subject><rdf:Bag><rdf:li>a &gt; b</rdf:li></rdf:Bag></dc:subject>%s</rdf:Description>
+</rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+@pytest.mark.parametrize(
+    ("spaces", "attributes", "elements"),
+    [
+        (b"", b"", b""),
+        (
+            b" xmlns:GCamera='http://ns.google.com/photos/1.0/camera/'",
+            b" GCamera:MotionPhoto=\"1\"\n GCamera:MotionPhotoPresentationTimestampUs = '12'",
+            b"<GCamera:MicroVideo>1</GCamera:MicroVideo><GCamera:Empty/>",
+        ),
+        (
+            b' xmlns:Container="http://ns.google.com/photos/1.0/container/"'
+            b' xmlns:Item="http://ns.google.com/photos/1.0/container/item/"'
+            b' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"',
+            b' hdrgm:Version="1.0"',
+            b'<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource">'
+            b'<Container:Item Item:Mime="image/jpeg" Item:Length="9"/></rdf:li></rdf:Seq>'
+            b"</Container:Directory>",
+        ),
+        (
+            b' xmlns:xmpNote="http://ns.adobe.com/xmp/note/"',
+            b' xmpNote:HasExtendedXMP="0123456789ABCDEF0123456789ABCDEF"',
+            b"",
+        ),
+    ],
+    ids=["panorama", "motion", "gain map", "further segments"],
+)
+def test_xmp_about_what_gets_lost_goes_and_the_rest_stays(
+    photos: Any, spaces: bytes, attributes: bytes, elements: bytes
+) -> None:
+    """Motion pictures, gain maps and XMP in further segments; not so how a panorama is projected."""
+    data = photos.jpeg(xmp=PHONE % (spaces, attributes, elements))
+    assert opened(photo.encode(photo.decode(data))).info["xmp"] == PHONE % (b"", b"", b"")
+
+
+CAMERA = b'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"'
+
+
+@pytest.mark.parametrize(
+    "xmp",
+    [
+        b"<a " + CAMERA + b"><GCamera:b></a>",
+        b"<a " + CAMERA + b' GCamera:b="<"/>',
+        b"<a " + CAMERA + b"><b/>",
+        b"<a " + CAMERA + b"></GCamera:b></a>",
+        b"<a " + CAMERA + b" GCamera:b='>' GCamera:c='1'/>",
+        b'<a xmlns="http://ns.google.com/photos/1.0/camera/" b="1"/>',
+    ],
+)
+def test_xmp_that_cannot_be_taken_apart_goes(xmp: bytes) -> None:
+    assert metadata.upright_xmp(xmp, 1) is None
+
+
+def test_xmp_that_no_jpeg_can_hold_goes(photos: Any) -> None:
+    """A photo must not fail because of it. Other formats keep it."""
+    fits, longer = (XMP + b" " * (65_504 - len(XMP) + more) for more in (0, 1))
+    for xmp, kept in ((fits, True), (longer, False)):
+        made = photo.Photo(photos.pixels(), format="JPEG", coding={"xmp": xmp})
+        assert opened(photo.encode(made)).info.get("xmp") == (xmp if kept else None)
+        for format in ("PNG", "WEBP", "TIFF", "AVIF"):
+            again = photo.decode(photo.encode(replace(made, format=format)))
+            assert again.coding["xmp"] == xmp
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -230,6 +298,41 @@ def test_absurd_resolutions_are_left_out(dpi: tuple[float, float]) -> None:
     assert "dpi" not in metadata.coding(image, b"")
 
 
+# === The resolution ===
+
+
+@pytest.mark.parametrize("exif", [None, exif_block(1)], ids=["no EXIF", "EXIF"])
+@pytest.mark.parametrize("extension", ["webp", "avif", "heic"])
+def test_a_resolution_outlives_a_change_to_a_format_that_has_it_in_exif(
+    photos: Any, exif: bytes | None, extension: str
+) -> None:
+    if extension == "heic":
+        pytest.importorskip("pillow_heif")
+    data = photos.jpeg(dpi=(300, 240), **({"exif": exif} if exif else {}))
+    changed = photo.decode(photo.encode(photo.named(photo.decode(data), f"a.{extension}")))
+    assert changed.coding["dpi"] == (300, 240)
+    assert photo.decode(photo.encode(changed)).exif == changed.exif
+    for other in ("jpg", "png", "tif"):
+        image = opened(photo.encode(photo.named(changed, f"a.{other}")))
+        assert image.info["dpi"] == pytest.approx((300, 240), abs=0.1)
+        assert image.getexif().get(0x010F) == ("Camera Maker" if exif else None)
+
+
+def test_the_resolution_of_a_photo_is_turned_with_it(photos: Any) -> None:
+    block = exif.with_dpi(exif_block(6), (300.0, 240.0))
+    source = photo.decode(photos.file(photos.pixels(), "WEBP", exif=block))
+    assert source.coding["dpi"] == (240, 300)
+
+
+def test_a_jpeg_without_a_resolution_gets_none(photos: Any) -> None:
+    """Pillow would have it that this is 72 dots an inch."""
+    data = photos.jpeg(exif=exif_block(1))
+    without = data[:2] + data[2 + 2 + int.from_bytes(data[4:6], "big") :]  # without JFIF
+    assert opened(without).info["dpi"] == (72, 72)
+    assert "dpi" not in photo.decode(without).coding
+    assert "dpi" not in photo.decode(data).coding
+
+
 # === In another format ===
 
 
@@ -266,14 +369,20 @@ def test_a_tiff_of_a_photo_of_another_format_is_no_larger_for_it(photos: Any) ->
 
 @given(data=st.data())
 def test_damaged_exif_in_another_format(photos: Any, data: st.DataObject) -> None:
-    """PhotoError is the only way out."""
-    block = bytearray(exif_block(1))
+    """PhotoError is the only way out; what is written can be read."""
+    block = bytearray(exif_block(1, data.draw(st.sampled_from("<>"))))
     for _ in range(data.draw(st.integers(1, 6))):
         block[data.draw(st.integers(6, len(block) - 1))] = data.draw(st.integers(0, 255))
-    made = photo.Photo(photos.pixels(8, 8), exif=bytes(block), format="JPEG")
+    coding = {"dpi": (300.0, 300.0)} if data.draw(st.booleans()) else {}
+    made = photo.Photo(photos.pixels(8, 8), exif=bytes(block), format="JPEG", coding=coding)
     named = photo.named(made, data.draw(st.sampled_from(["a.png", "a.webp", "a.bmp", "a.tif"])))
-    with contextlib.suppress(PhotoError):
-        assert photo.encode(named)
+    try:
+        file = photo.encode(named)
+    except PhotoError:
+        return
+    again = photo.decode(file)
+    if named.format != "WEBP":
+        np.testing.assert_array_equal(again.pixels, made.pixels)
 
 
 def test_formats_by_their_beginnings(photos: Any) -> None:

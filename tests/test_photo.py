@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from deblur import photo
+from deblur import bands, photo
 from deblur.errors import PhotoError
 
 # As photo.py asks for itself; pytest sets the filters anew for each test.
@@ -117,6 +117,46 @@ def test_inks_become_colours(photos: Any, icc: bytes) -> None:
     assert opened(photo.encode(source)).mode == "RGB"
 
 
+def profile(space: bytes, connection: bytes, **tags: bytes) -> bytes:
+    """Return an ICC profile of a printer (ICC.1:2001-04)."""
+    at = 128 + 4 + 12 * len(tags)
+    table, bodies = struct.pack(">I", len(tags)), b""
+    for name, body in tags.items():
+        table += name.encode() + struct.pack(">II", at + len(bodies), len(body))
+        bodies += body + bytes(-len(body) % 4)
+    size, white = at + len(bodies), (0xF6D6, 0x10000, 0xD32D)
+    head = struct.pack(">I4xI4s4s4s12x4s28x", size, 2 << 24, b"prtr", space, connection, b"acsp")
+    return (head + struct.pack(">3i", *white)).ljust(128, b"\0") + table + bodies
+
+
+def profile_of_inks() -> bytes:
+    """Return one of a table of 16 colours in Lab: those of no ink, of each, and of all mixtures."""
+    colours = []
+    for cyan, magenta, yellow, black in itertools.product((0, 1), repeat=4):
+        light = 0xFF00 * 0.6**cyan * 0.5**magenta * 0.9**yellow * (1 - black)
+        a, b = -20 * cyan + 30 * magenta, -20 * cyan + 40 * yellow
+        colours += [round(light), 0x8000 + 256 * a * (1 - black), 0x8000 + 256 * b * (1 - black)]
+    ramp = struct.pack(">2H", 0, 65535)
+    table = b"mft2" + bytes(4) + bytes([4, 3, 2, 0])
+    table += struct.pack(">9i2H", *(65536 * (at % 4 == 0) for at in range(9)), 2, 2)
+    table += 4 * ramp + struct.pack(">48H", *colours) + 3 * ramp
+    return profile(b"CMYK", b"Lab ", A2B0=table)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_inks_become_what_their_profile_says(format: str) -> None:
+    inks = np.kron(np.eye(4, 5, dtype=np.uint8) * 255, np.ones((16, 16), np.uint8))
+    image = Image.merge("CMYK", [Image.fromarray(ink) for ink in np.split(inks, 4)])
+    buffer = io.BytesIO()
+    options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
+    image.save(buffer, format, icc_profile=profile_of_inks(), **options)
+    source = photo.decode(buffer.getvalue())
+    # Lab of (60, -20, -20), (50, 30, 0), (90, 0, 40), (0, 0, 0) and (100, 0, 0), as sRGB.
+    expected = [(77, 156, 179), (166, 98, 120), (246, 225, 149), (0, 0, 0), (255, 255, 255)]
+    np.testing.assert_allclose(source.pixels[8, 8::16].astype(int), expected, atol=2)
+    assert source.icc is None
+
+
 def test_a_jpeg_of_rgb_has_true_colours(photos: Any) -> None:
     source = photo.decode(photos.jpeg(quality=95, keep_rgb=True))
     assert psnr(source.pixels, photos.pixels()) > 38
@@ -192,7 +232,7 @@ def test_lossless_formats_keep_every_bit(photos: Any, format: str, kind: str) ->
 def test_grey_with_alpha(photos: Any) -> None:
     grey, alpha = grey_of(photos.pixels()), grey_of(photos.pixels(seed=1))
     source = photo.decode(photos.file(np.dstack([grey, alpha]), "PNG"))
-    np.testing.assert_array_equal(source.pixels, rgb(grey))
+    np.testing.assert_array_equal(source.as_stored().pixels, rgb(grey))
     np.testing.assert_array_equal(source.alpha, alpha)
     assert opened(photo.encode(source)).mode == "LA"
 
@@ -220,7 +260,7 @@ def test_the_grey_that_is_transparent(depth: int, row: bytes, levels: list[int] 
     levels = levels or [0, 85, 170, 255]
     clear = (2**depth - 1) // 3 or 1
     source = photo.decode(png(4, 1, depth, 0, b"\0" + row, (b"tRNS", struct.pack(">H", clear))))
-    assert source.pixels[0, :, 0].tolist() == levels
+    assert source.as_stored().pixels[0, :, 0].tolist() == levels
     assert source.alpha is not None
     assert source.alpha[0].tolist() == [0 if v == levels[1] else 255 for v in levels]
 
@@ -254,6 +294,96 @@ def test_tiff_as_others_code_it(photos: Any, compression: str) -> None:
     source = photo.decode(data)
     np.testing.assert_array_equal(source.pixels, np.asarray(opened(data).convert("RGB")))
     assert psnr(source.pixels, photos.pixels()) > 30
+
+
+# === What alpha hides ===
+
+
+def cut_out(photos: Any, dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
+    """Return a bright disc on noise that alpha hides, and the alpha, soft at the outline."""
+    pixels = photos.pixels(150, 200, dtype=dtype) // 4 + np.iinfo(dtype).max // 2
+    alpha = np.zeros((150, 200), np.float32)
+    cv2.circle(alpha, (100, 70), 50, 1, -1)
+    alpha = (cv2.blur(alpha, (5, 5)) * np.iinfo(dtype).max).astype(dtype)
+    noise = np.random.default_rng(0).integers(0, 9, pixels.shape, dtype=dtype)
+    return np.where(alpha[..., None] == 0, noise, pixels), alpha
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        ("PNG", np.uint8),
+        ("PNG", np.uint16),
+        ("TIFF", np.uint8),
+        ("TIFF", np.uint16),
+        ("WEBP", np.uint8),
+    ],
+)
+def test_what_is_hidden_is_restored_as_what_lies_beside_it(
+    photos: Any, format: str, dtype: type
+) -> None:
+    """No edge at the outline of a cut-out; and in the file, what was hidden is as it was."""
+    pixels, alpha = cut_out(photos, dtype)
+    data = photo.encode(photo.Photo(pixels, alpha, format=format, coding={"lossless": True}))
+    source = photo.decode(data)
+    visible = alpha > 0
+    np.testing.assert_array_equal(source.pixels[visible], pixels[visible])
+    assert source.pixels.min() >= pixels[visible].min()
+    # Each is what is nearest: left of the disc and above, straight across from the outline.
+    row, column = visible[70].argmax(), visible[:, 100].argmax()
+    assert (source.pixels[70, :row] == pixels[70, row]).all()
+    assert (source.pixels[:column, 100] == pixels[column, 100]).all()
+    restored = source.with_pixels(source.pixels ^ 1)
+    again = photo.decode(photo.encode(restored))
+    np.testing.assert_array_equal(again.alpha, alpha)
+    stored = again.as_stored().pixels
+    np.testing.assert_array_equal(stored[visible], pixels[visible] ^ 1)
+    np.testing.assert_array_equal(stored[~visible], pixels[~visible])
+
+
+def test_what_is_hidden_outlives_other_formats_and_fewer_bits(photos: Any) -> None:
+    pixels, alpha = cut_out(photos, np.uint16)
+    alpha[:5] = 100  # visible in 16 bits, but not in 8
+    source = photo.decode(photo.encode(photo.Photo(pixels, alpha)))
+    assert source.hidden is not None
+    for extension, expected in (("tif", pixels), ("bmp", None), ("webp", photo.to_uint8(pixels))):
+        made = photo.converted(source, extension, None)
+        if expected is None:
+            with pytest.raises(PhotoError, match="cannot hold transparency"):
+                photo.encode(made)
+            continue
+        assert (made.as_stored().pixels == expected).all()
+        assert photo.encode(made)
+
+
+def test_large_cut_outs_are_filled_by_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "_FILLED_ROWS", 16)
+    monkeypatch.setattr(bands, "_FILLED_FROM_PX", 8)
+    pixels = np.zeros((100, 20, 3), np.uint8)
+    alpha = np.zeros((100, 20), np.uint8)
+    pixels[:8], alpha[:8] = 50, 255
+    pixels[10:12, :4], alpha[10:12, :4] = 90, 1
+    pixels[95], alpha[95] = 70, 255
+    before = bands.fill_hidden(pixels, alpha)
+    assert before is not None
+    assert before.tolist() == [[0, 0, 0]]
+    assert (pixels[8, 12:] == 50).all()
+    assert (pixels[12:16, :3] == 90).all()
+    assert (pixels[90:] == 70).all()
+    assert not pixels[40:70].any()  # far from all that is visible
+    restored = bands.with_hidden(pixels, alpha, before)
+    assert restored[alpha == 0].max() == 0
+    assert (restored[alpha > 0] == pixels[alpha > 0]).all()
+
+
+@pytest.mark.parametrize("level", [0, 1, 255])
+def test_nothing_hidden_or_nothing_visible(photos: Any, level: int) -> None:
+    pixels = photos.pixels()
+    made = photo.Photo(pixels, np.full(pixels.shape[:2], level, np.uint8))
+    source = photo.decode(photo.encode(made))
+    assert source.hidden is None
+    assert source.as_stored() is source
+    np.testing.assert_array_equal(source.pixels, pixels)
 
 
 # === What is kept, what is refused ===
@@ -498,6 +628,64 @@ def test_a_profile_of_greys_stays_with_greys(photos: Any) -> None:
     source = photo.Photo(rgb(grey_of(photos.pixels())), grey=True, icc=profile)
     assert photo.decode(photo.encode(source)).icc == profile
     assert photo.decode(photo.encode(photo.converted(source, "webp", None))).icc is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_photo_in_colour_is_what_its_profile_says(dtype: type) -> None:
+    """64 of 255 in linear greys is 137 in sRGB."""
+    linear = b"curv" + bytes(4) + struct.pack(">IH", 1, 0x0100)
+    icc = profile(b"GRAY", b"XYZ ", kTRC=linear)
+    unit = np.iinfo(dtype).max // 255
+    pixels = np.full((16, 16, 3), 64 * unit, dtype)
+    alpha = np.full((16, 16), 200 * unit, dtype)
+    source = photo.decode(photo.encode(photo.Photo(pixels, alpha, grey=True, icc=icc)))
+    assert (source.icc, source.grey) == (icc, True)
+    same = photo.decode(photo.encode(photo.converted(source, "png", None)))
+    np.testing.assert_array_equal(same.pixels, pixels)
+    # A TIFF of 16 bits with alpha has no greys, either.
+    for format in ("webp", "tiff") if dtype == np.uint16 else ("webp",):
+        again = photo.decode(photo.encode(photo.converted(source, format, None)))
+        assert again.icc is None
+        level = again.pixels.astype(float) / np.iinfo(again.pixels.dtype).max * 255
+        np.testing.assert_allclose(level, 137, atol=1.5)
+
+
+def test_a_profile_of_greys_makes_no_colours_grey(photos: Any) -> None:
+    icc = profile(b"GRAY", b"XYZ ", kTRC=b"curv" + bytes(4) + struct.pack(">IH", 1, 0x0100))
+    made = photo.Photo(photos.pixels(), icc=icc, format="PNG")
+    again = photo.decode(photo.encode(made))
+    np.testing.assert_array_equal(again.pixels, made.pixels)
+    assert again.icc is None
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "icc", "refused"),
+    [
+        (1, 13, None, False),
+        (1, 1, None, False),
+        (9, 16, None, True),
+        (9, 18, None, True),
+        (12, 13, None, True),
+        (9, 16, ICC, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_that_only_a_png_tells_of_stay_in_a_png(
+    photos: Any, primaries: int, transfer: int, icc: bytes | None, refused: bool, dtype: type
+) -> None:
+    chunks = [(b"cICP", bytes([primaries, transfer, 0, 1]))]
+    made = photo.Photo(photos.pixels(dtype=dtype), icc=icc, coding={"chunks": chunks})
+    source = photo.decode(photo.encode(made))
+    assert photo.decode(photo.encode(photo.named(source, "a.png"))).coding["chunks"] == chunks
+    for change in (
+        lambda: photo.named(source, "a.tif"),
+        lambda: photo.converted(source, "jpeg", None),
+    ):
+        if refused:
+            with pytest.raises(PhotoError, match="PNG of wide gamut without an ICC profile"):
+                change()
+        else:
+            assert photo.encode(change())
 
 
 # === What is damaged ===

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import cv2
@@ -9,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from deblur import photo, tiff
+from deblur import exif, photo, tiff
+from deblur.directories import BEGINNINGS, lay
 from deblur.errors import PhotoError
 
 # As photo.py asks for itself; pytest sets the filters anew for each test.
@@ -67,7 +69,7 @@ def test_colours_of_16_bits_that_were_multiplied_by_alpha(photos: Any) -> None:
     )
     np.testing.assert_array_equal(source.alpha, alpha)
     np.testing.assert_allclose(source.pixels[1:].astype(int), pixels[1:], atol=2)
-    assert not source.pixels[0].any()
+    assert not source.as_stored().pixels[0].any()
 
 
 def test_grey_with_alpha_of_16_bits_is_written_in_colour(photos: Any) -> None:
@@ -88,6 +90,53 @@ def test_8_bits_are_written_in_strips(
     image = Image.open(io.BytesIO(tiff.write(samples, dpi=(300.0, 240.5))))
     np.testing.assert_array_equal(np.atleast_3d(np.asarray(image)), samples)
     assert image.info["dpi"] == (300, 240.5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_one_order_throughout_where_no_tag_is_left_to_copy(
+    photos: Any, byteorder: str, dtype: type
+) -> None:
+    pixels = photos.pixels(dtype=dtype)
+    options: dict[str, Any] = {"byteorder": byteorder, "metadata": None, "software": False}
+    source = photo.decode(
+        made(pixels, photometric="rgb", extratags=[(274, 3, 1, 1, True)], **options)
+    )
+    assert source.exif is not None
+    file = photo.encode(source)
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(file)), pixels)
+    np.testing.assert_array_equal(photo.decode(file).pixels, pixels)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_block_about_nothing_but_the_layout(photos: Any, order: str) -> None:
+    """As cameras without a name write it into a JPEG: orientation, resolution and how colours lie."""
+    laid = [
+        (274, 3, 1, struct.pack(f"{order}H", 1)), *exif.resolution(order, (72.0, 72.0)),
+        (531, 3, 1, struct.pack(f"{order}H", 1)),
+    ]  # fmt: skip
+    block = exif.PREFIX + BEGINNINGS[order] + struct.pack(f"{order}I", 8) + lay(order, laid, 8)
+    source = photo.decode(photos.jpeg(exif=block))
+    again = photo.decode(photo.encode(photo.named(source, "a.tif")))
+    np.testing.assert_array_equal(again.pixels, source.pixels)
+    assert again.coding["dpi"] == (72, 72)
+
+
+def test_a_dng_saved_as_jpeg_becomes_no_raw_file(photos: Any) -> None:
+    tags = Image.Exif()
+    tags[50706], tags[315] = b"\1\4\0\0", "Ann"
+    source = photo.decode(photos.jpeg(exif=tags.tobytes()))
+    again = photo.decode(photo.encode(photo.named(source, "a.tif")))
+    np.testing.assert_array_equal(again.pixels, source.pixels)
+
+
+def test_a_tiff_without_a_resolution_gets_none(photos: Any) -> None:
+    """Pillow would have it that this is one dot an inch."""
+    data = photos.file(photos.pixels(), "TIFF")
+    assert Image.open(io.BytesIO(data)).info["dpi"] == (1, 1)
+    source = photo.decode(data)
+    assert "dpi" not in source.coding
+    assert 282 not in Image.open(io.BytesIO(photo.encode(source))).tag_v2  # type: ignore[attr-defined]
 
 
 def test_tiffs_that_would_lose_something_are_refused(photos: Any) -> None:
