@@ -7,7 +7,7 @@ import struct
 
 from deblur.errors import PhotoError
 
-_HOW = "install deblur[heif]"
+_HOW = "pip install pillow-heif"
 
 
 def register() -> None:

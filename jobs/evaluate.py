@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deblur import models, pairs, precision, report, seeds
+from deblur import __version__, models, pairs, precision, report, seeds
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.evaluate_figures import Result, extremes, figures
@@ -154,7 +154,8 @@ def _evaluation(
         },
         "Machine": f"{platform.machine()}, Python {platform.python_version()}",
         "Versions": ", ".join(
-            f"{name} {version(name)}" for name in ("deblur", "tensorflow", "keras", "ray")
+            [f"deblur {__version__}"]
+            + [f"{name} {version(name)}" for name in ("tensorflow", "keras", "ray")]
         ),
     }
     return report.Evaluation(

@@ -67,7 +67,7 @@ def _onnx(model: models.Model, destination: Store) -> models.Card:
     try:
         import tf2onnx
     except ImportError as error:
-        raise UsageError("ONNX needs another library: pip install 'deblur[onnx]'") from error
+        raise UsageError("ONNX needs two more libraries: pip install onnx tf2onnx") from error
     function, signature = _function(model)
     converted, _ = tf2onnx.convert.from_function(function, signature, opset=_OPSET)
     destination.put("model.onnx", converted.SerializeToString())

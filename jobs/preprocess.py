@@ -54,7 +54,7 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Make the pairs and return the summary."""
-    _check(options)
+    check(options)
     source, destination = open_store(options.source), open_store(options.pairs)
     note(f"listing {source.uri}")
     pools, left_out, ignored = select(source, options)
@@ -277,7 +277,8 @@ def _warn_of_shortage(
         note(f"{ignored} files that are no photos were passed over")
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """Raise UsageError if what is asked for cannot be; nothing has been looked at yet."""
     from deblur import blur
 
     if options.blur not in blur.RECIPES:

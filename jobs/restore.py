@@ -78,7 +78,7 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
-    _check(options)
+    check(options)
     source, destination = open_store(options.source), open_store(options.destination)
     model = models.open_model(options.model)
     if not options.allow_overlap:
@@ -247,7 +247,8 @@ def _warn_of_memory(outcomes: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """Raise UsageError if what is asked for cannot be; nothing has been looked at yet."""
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit}: expected 1 or more")
     if options.actors is not None and options.actors < 1:

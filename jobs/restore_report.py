@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
-from deblur import gallery, keys, ledger, photo, report
+from deblur import __version__, gallery, keys, ledger, photo, report
 from deblur.errors import PhotoError
 from deblur.models import Card
 from deblur.storage import Store, reason
@@ -128,7 +127,7 @@ class Pages:
             "Settings": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
             "Where the time went": shares(spent),
             "Other files in the source": f"{plan.others}, left alone",
-            "Version": f"deblur {version('deblur')}",
+            "Version": f"deblur {__version__}",
         }
 
 

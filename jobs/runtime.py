@@ -39,7 +39,7 @@ class Cluster:
     """Where a job runs, and how much it says: part of every job's options."""
 
     address: str | None = None
-    "Ray cluster to join, such as `auto` or `ray://head:10001`; else $RAY_ADDRESS, else one starts on this machine."
+    "Ray cluster to join from one of its machines, such as `auto`; else $RAY_ADDRESS, else one starts on this machine."
     cpus: int | None = None
     "Cores that an embedded Ray uses; else all of this machine's."
     verbose: bool = False
@@ -86,9 +86,12 @@ def cluster(where: Cluster) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
             raise DeblurError(f"Ray does not start on this machine: {error}") from error
-        raise DeblurError(
-            f"no Ray cluster answers at {address!r}: give its address, or none to run on this machine"
-        ) from error
+        if isinstance(error, ConnectionError):
+            raise DeblurError(
+                f"no Ray cluster answers at {address!r}: give its address, or none to run on this machine"
+            ) from error
+        why = " ".join(str(error).split())
+        raise DeblurError(f"the Ray cluster at {address!r} cannot be joined: {why}") from error
     quieten(where.verbose)
     # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which is the
     # summary's; those that it holds back as repetitions, when it shuts down.
@@ -100,7 +103,15 @@ def cluster(where: Cluster) -> Iterator[None]:
 
 
 def _address(where: Cluster) -> str:
-    return where.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = where.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(
+        "ray://"
+    ):  # Ray's client has no streaming tasks, of which Ray Data is made
+        raise UsageError(
+            f"{address}: jobs do not run through Ray's client; from outside the cluster use "
+            "`deblur submit --address http://HEAD:8265 -- ...`"
+        )
+    return address
 
 
 def is_embedded(where: Cluster) -> bool:
@@ -109,12 +120,15 @@ def is_embedded(where: Cluster) -> bool:
 
 
 def require_gpus(count: int, where: Cluster) -> None:
-    """Raise UsageError where Ray would wait for GPUs for ever; a cluster may grow, and is not asked."""
+    """Raise UsageError where Ray would wait for GPUs for ever; a cluster may grow."""
     import ray
 
     found = ray.cluster_resources().get("GPU", 0)
-    if found < count and is_embedded(where):
+    if found >= count:
+        return
+    if is_embedded(where):
         raise UsageError(f"--gpu: {count} wanted, and Ray sees {found:g} on this machine")
+    warn(f"{count} GPUs are wanted and the cluster has {found:g}: the job waits until it has grown")
 
 
 def quieten(verbose: bool) -> None:

@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from importlib.resources import files
@@ -34,12 +35,14 @@ from jobs.runtime import note, warn
 from jobs.submit_output import Output
 
 _SUBMITTABLE = ("preprocess", "train", "restore", "evaluate", "demo")
-_PLACES = ("source", "destination", "pairs", "run", "report", "folder", "model")
+_PLACES = ("source", "destination", "pairs", "run", "report", "folder", "model", "start_from")
+_MODELS = {"model", "start_from"}  # which may be the names of shipped ones
 
 _ANSWER_S = 10.0  # for the first answer of a dashboard; Ray itself would wait for minutes
 _LOST = 5  # times in a row that contact may be lost before we give up following
 _RECONNECT_S = 2.0
 _POLL_S = 1.0
+_SILENCE_S = 60.0  # after which the job is asked for; one of ours says something every ten seconds
 
 
 @Parameter(name="*")
@@ -134,17 +137,18 @@ def check(words: tuple[str, ...]) -> None:
     options = bound.arguments.get("options")
     if options is None:  # of `demo`, which has a default for everything
         options = import_module(f"jobs.{words[0]}").Options()
+    getattr(import_module(f"jobs.{words[0]}"), "check", lambda _: None)(options)
     if options.cluster.address:
         raise UsageError("--address belongs before `--`: a job runs on the cluster it is sent to")
     local = []
     for name in _PLACES:
-        value = getattr(options, name, ())
+        value = getattr(options, name, None) or ()
         for place in (value,) if isinstance(value, str) else value:
             if place.startswith(("/", "file://")):
                 local.append(place)
-            elif "://" not in place and not (name == "model" and "/" not in place):
+            elif "://" not in place and not (name in _MODELS and "/" not in place):
                 raise UsageError(
-                    f"{name.upper()} {place!r} would be a folder of the job's own, which goes away "
+                    f"{name.upper().replace('_', '-')} {place!r} would be a folder of the job's own, which goes away "
                     "with it: give s3://…, or an absolute path that the cluster's nodes have"
                 )
     if local:
@@ -244,10 +248,14 @@ def follow(client: Client, job: str) -> dict[str, Any]:
 
 
 async def _tail(client: Client, job: str, output: Output) -> None:
+    """Show what there is until the job ends, or nothing has come for a while: a connection may be dead."""
     skip = output.seen
-    async for text in client.tail_job_logs(job):
-        output.write(text[skip:])
-        skip = max(skip - len(text), 0)
+    texts = client.tail_job_logs(job)
+    with suppress(StopAsyncIteration, TimeoutError):
+        while True:
+            text = await asyncio.wait_for(anext(texts), _SILENCE_S)
+            output.write(text[skip:])
+            skip = max(skip - len(text), 0)
 
 
 def _outcome(details: Any, summary: dict[str, Any] | None) -> dict[str, Any]:

@@ -223,6 +223,13 @@ def _account(photos: train_source.Source, home: Store) -> None:
 # === Usage ===
 
 
+def check(options: Options) -> None:
+    """Raise UsageError if what is asked for cannot be; nothing has been looked at yet."""
+    recipe = _recipe(options, None)
+    _workers(options, recipe)
+    _check(options, recipe)
+
+
 def _check(options: Options, recipe: recipes.Recipe) -> None:
     network(recipe.network)
     precision.check(options.precision)

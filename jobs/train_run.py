@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from deblur import models
+from deblur import __version__, models
 from deblur.errors import DeblurError, UsageError
 from deblur.recipes import Recipe
 from deblur.storage import Store
@@ -25,6 +26,7 @@ SCORE = "psnr"  # what the best checkpoint is the best by
 FAILURE = "failure.json"
 LIVE = "live.json"  # what a terminal shows: written by worker 0, read by the driver
 _LIVE_EVERY_S = 1.0
+_WORD_EVERY_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def claim(home: Store, plan: Plan, command: str, source: str) -> None:
             "plan": asdict(plan),
             "command": command,
             "source": source,
-            "versions": {name: version(name) for name in ("deblur", "keras", "tensorflow", "ray")}
-            | {"python": platform.python_version()},
+            "versions": {name: version(name) for name in ("keras", "tensorflow", "ray")}
+            | {"deblur": __version__, "python": platform.python_version()},
         }
         home.put(CONFIGURATION, (json.dumps(text, indent=2) + "\n").encode())
         return
@@ -120,18 +122,25 @@ class Watcher:
     def __init__(self, home: Store, progress: Progress) -> None:
         self._home, self._progress = home, progress
         self._shown: list[str] = []
+        self._begun, self._asked = False, time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(_LIVE_EVERY_S):
             self._look()
+            if not self._begun and time.monotonic() - self._asked > _WORD_EVERY_S:
+                self._asked = time.monotonic()
+                self._progress.note(
+                    "no worker has begun yet: the cluster may lack free cores or GPUs"
+                )
 
     def _look(self) -> None:
         try:
             live = json.loads(self._home.read(LIVE))
         except (OSError, ValueError, DeblurError):
             return  # nothing yet, or a store that does not answer: the next look may see it
+        self._begun = True
         if live["lines"][: len(self._shown)] != self._shown:
             self._shown.clear()  # another worker 0, after a failure
         for line in live["lines"][len(self._shown) :]:

@@ -54,7 +54,7 @@ TABLE = {
         38,
         dpi="in EXIF",
         quality="quality 70, the source's subsampling",
-        needs=" (`pip install 'deblur[heif]'`)",
+        needs=" (`pip install pillow-heif`)",
     ),
     "BMP": Kept(LOSSLESS, alpha=False, exif=False, xmp=False, icc=False),
 }

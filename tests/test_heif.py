@@ -69,7 +69,7 @@ def test_without_the_library_the_reason_says_what_to_do(
         lambda: photo.decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
         lambda: photo.encode(photo.Photo(photos.pixels(), format="HEIF")),
     ):
-        with pytest.raises(PhotoError, match=r"install deblur\[heif\]"):
+        with pytest.raises(PhotoError, match=r"pip install pillow-heif"):
             made()
 
 

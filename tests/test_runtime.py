@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from deblur.errors import DeblurError
+from deblur.errors import DeblurError, UsageError
 from jobs import runtime
 
 
@@ -44,8 +44,37 @@ def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     with (
-        pytest.raises(DeblurError, match="no Ray cluster answers at 'ray://nowhere:1'"),
-        runtime.cluster(runtime.Cluster(address="ray://nowhere:1")),
+        pytest.raises(DeblurError, match="no Ray cluster answers at 'nowhere:1'"),
+        runtime.cluster(runtime.Cluster(address="nowhere:1")),
+    ):
+        pass
+
+
+def test_what_ray_says_of_a_cluster_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError("Version mismatch:\n  Python 3.11, not\n  Python 3.12")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    text = (
+        "the Ray cluster at 'head:6379' cannot be joined: Version mismatch: Python 3.11, not Python"
+    )
+    with (
+        pytest.raises(DeblurError, match=text),
+        runtime.cluster(runtime.Cluster(address="head:6379")),
+    ):
+        pass
+
+
+def test_jobs_do_not_run_through_ray_s_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(UsageError, match="deblur submit --address http://HEAD:8265"),
+        runtime.cluster(runtime.Cluster(address="ray://head:10001")),
     ):
         pass
 

@@ -234,6 +234,15 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path / "small"], check=True)
 
 
+@pytest.mark.parametrize(
+    "uri", ["abfss://:KEY@account.dfs.core.windows.net/box", "gs://box/a?access_token=KEY"]
+)
+def test_a_uri_with_a_secret_is_refused_without_it(uri: str) -> None:
+    with pytest.raises(UsageError, match="must not hold credentials") as refusal:
+        open_store(uri)
+    assert "KEY" not in str(refusal.value)
+
+
 def test_a_put_through_arrow_that_fails_leaves_nothing(tmp_path: Path) -> None:
     store = ArrowStore(tmp_path.as_uri())
 

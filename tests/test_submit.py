@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -99,6 +100,9 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         ((*WORDS[:-1], "runs/1/model"), "MODEL 'runs/1/model'"),
         (("evaluate", "s3://p", "s3://r", "--model", "s3://m", "--model", "./m"), "MODEL './m'"),
         (("demo",), "FOLDER 'deblur-demo'"),
+        (("train", "s3://p", "s3://r", "--start-from", "runs/1"), "START-FROM 'runs/1'"),
+        (("train", "s3://p", "s3://r", "--workers", "2"), "--batch-size 1 is a step's"),
+        ((*WORDS, "--quality", "101"), "--quality 101: expected 1 to 100"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_sent(
@@ -113,7 +117,8 @@ def test_what_cannot_work_is_refused_before_it_is_sent(
     ("words", "told"),
     [
         (WORDS, ""),
-        (("train", "s3://pairs", "s3://run", "--gpu", "--workers", "2"), ""),
+        (("train", "s3://p", "s3://r", "--gpu", "--workers", "2", "--batch-size", "2"), ""),
+        (("train", "s3://p", "s3://r", "--start-from", "photo"), ""),
         (("evaluate", "s3://p", "s3://r", "--no-baselines", "--model", "s3://m"), ""),
         (("preprocess", "/data/my photos", "s3://p", "--categories", "a,b"), "/data/my photos"),
         (("demo", "/shared/demo"), "/shared/demo"),
@@ -141,6 +146,22 @@ def test_the_code_goes_along_and_nothing_else() -> None:
     assert {path.split("/")[0] for path in cluster.sent} == {"deblur", "jobs"}
     assert not [path for path in cluster.sent if "__pycache__" in path]
     assert not Path(cluster.submitted["runtime_env"]["working_dir"]).exists()
+
+
+def test_a_silent_connection_is_given_up_and_the_job_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Silent(Cluster):
+        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            yield next(self._outputs)
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(submit, "_SILENCE_S", 0.05)
+    cluster = Silent(
+        outputs=("one\n", "one\ntwo\n"), details=(Details("RUNNING"), Details(driver_exit_code=3))
+    )
+    assert run(cluster)["exit_code"] == 3
+    assert capsys.readouterr().err.splitlines()[1:] == ["one", "two"]
 
 
 # === The address ===

@@ -220,11 +220,12 @@ def test_a_store_that_does_not_answer_costs_the_terminal_a_line_and_no_run(tmp_p
     train_record.Record._publish(record, 1, "text")  # type: ignore[arg-type]
 
 
-def test_gpus_that_are_not_there_are_not_waited_for() -> None:
+def test_gpus_that_are_not_there_are_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="--gpu: 2 wanted, and Ray sees 0 on this machine"):
         require_gpus(2, Cluster())
     require_gpus(0, Cluster())
-    require_gpus(2, Cluster(address="ray://grows"))
+    require_gpus(2, Cluster(address="grows:6379"))
+    assert "2 GPUs are wanted and the cluster has 0" in capsys.readouterr().err
 
 
 def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_path: Path) -> None:

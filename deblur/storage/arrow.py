@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,9 @@ from deblur.storage.base import Entry, Store, changed, hidden, reason, temporary
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
 
+_SECRET = re.compile(r"(key|secret|token|password|sig|signature)=", re.IGNORECASE)
+
+
 class ArrowStore(Store):
     """Whatever else pyarrow opens. It has no ETags, so time and size stand in for them."""
 
@@ -20,6 +24,12 @@ class ArrowStore(Store):
         from pyarrow import ArrowException, fs
 
         self.uri = uri.rstrip("/")
+        parts = urllib.parse.urlsplit(uri)
+        if parts.password or _SECRET.search(parts.query):  # the URI goes into logs and ledgers
+            raise UsageError(
+                f"a URI must not hold credentials; expected {parts.scheme}://bucket/prefix, and "
+                "credentials in the environment"
+            )
         try:
             self._filesystem, self._root = fs.FileSystem.from_uri(self.uri)
         except (ArrowException, OSError, ValueError) as error:
