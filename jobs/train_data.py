@@ -81,7 +81,11 @@ class Album:
 
     def validation(self) -> Iterator[Example]:
         """Yield what to validate on: the same for every run on these photos."""
-        for place in self._places[: self.held_out]:
+        return self.glimpse(self.held_out)
+
+    def glimpse(self, count: int) -> Iterator[Example]:
+        """Yield so many photos, those held out first, as they are validated on."""
+        for place in self._places[:count]:
             sharp, blurred = _pictures(ray.get(self.refs[place.block]), place.row)
             if blurred is None:
                 yield self.maker.held_out(sharp, place.key)

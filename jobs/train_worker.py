@@ -32,6 +32,8 @@ _PROGRESS_FILE = "progress.json"
 # Steps between questions whether this node is about to be taken away; all workers have to ask, and
 # an answer takes some 5 ms.
 _NOTICE_STEPS = 10
+# On which units are looked for that are dormant. With a few, units would be that are made for others.
+_SHOWN_PHOTOS = 64
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,10 @@ class _Worker:
         if checkpoint is None:
             if (start := self._config["start_from"]) is not None:
                 self._training.start_from(models.load(start, self.policy).generator)
-                # The same for all workers, as what they see of it is.
-                shown = [example.blurred for example in self._config["album"].validation()]
-                if shown:
-                    self._revived = self._training.revive(shown, seed=self._plan.seed)
+                # The same on all workers, as what they see of it is.
+                shown = self._config["album"].glimpse(_SHOWN_PHOTOS)
+                blurred = (example.blurred for example in shown)
+                self._revived = self._training.revive(blurred, seed=self._plan.seed)
             return Progress()
         with checkpoint.as_directory() as folder:
             self._training.load(Path(folder))
