@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-_ROWS = 64
+from deblur import bands
 
 
 class Tiling(NamedTuple):
@@ -178,11 +178,11 @@ class Merger:
         """Write the band's rows that no later tile touches, and move the rest up."""
         top, height = self._layout.rows[row], self._layout.tile_height
         done = height if self.full else self._layout.rows[row + 1] - top
-        for start in range(0, done, _ROWS):  # or a wide photo would need its band twice
-            end = min(start + _ROWS, done)
-            ready = self._band[start:end] * self._scale
+        finished = self._pixels[top : top + done]
+        for part in bands.slices(done):  # or a wide photo would need its band twice
+            ready = self._band[part] * self._scale
             np.clip(np.rint(ready, out=ready), 0, self._scale, out=ready)
-            self._pixels[top + start : top + end] = ready
+            finished[part] = ready
         self._band[: height - done] = self._band[done:].copy()
         self._band[height - done :] = 0
 

@@ -15,17 +15,25 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from importlib.metadata import version
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from deblur import __version__, models, pairs, precision, report, seeds
+from deblur import models, pairs, precision, report, seeds
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.evaluate_figures import Result, extremes, figures
 from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate
-from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, note, require_gpus
+from jobs.runtime import (
+    RETRIES,
+    Cluster,
+    Progress,
+    bounded_retries,
+    cluster,
+    note,
+    require_gpus,
+    versions,
+)
 
 PAGE = "report.html"
 FIGURES = "evaluation.json"
@@ -153,10 +161,7 @@ def _evaluation(
             for card in cards
         },
         "Machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "Versions": ", ".join(
-            [f"deblur {__version__}"]
-            + [f"{name} {version(name)}" for name in ("tensorflow", "keras", "ray")]
-        ),
+        "Versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
     return report.Evaluation(
         title="How sharp it gets",

@@ -27,7 +27,16 @@ from jobs.restore_estimate import estimate
 from jobs.restore_packs import STEPS
 from jobs.restore_report import Pages, account, warn_of
 from jobs.restore_stages import Treatment
-from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, note, warn
+from jobs.runtime import (
+    RETRIES,
+    Cluster,
+    Progress,
+    bounded_retries,
+    cluster,
+    note,
+    require_gpus,
+    warn,
+)
 
 # A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
 _BLOCK_BYTES = 1 << 20
@@ -188,6 +197,7 @@ def _restore(
         return
     import ray
 
+    require_gpus(int(options.gpu), options.cluster)
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     actors = options.actors or int(resources.get("GPU", 0) if options.gpu else nodes)

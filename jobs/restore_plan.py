@@ -194,12 +194,7 @@ def _refused(
 
 def _holders(destination: Store) -> set[str]:
     """Return the keys of the photos that have an output in DESTINATION."""
-    return {
-        key
-        for table in ledger.current(destination, ["key", "status"])
-        for key, status in zip(*(column.to_pylist() for column in table.columns), strict=True)
-        if status == "restored"
-    }
+    return {key for key, status in _current(destination, "key", "status") if status == "restored"}
 
 
 def _outputs(destination: Store) -> frozenset[str]:
@@ -207,11 +202,16 @@ def _outputs(destination: Store) -> frozenset[str]:
     return ledger.steadily(
         lambda: frozenset(
             output
-            for table in ledger.current(destination, ["key", "output_key"])
-            for key, output in zip(*(column.to_pylist() for column in table.columns), strict=True)
+            for key, output in _current(destination, "key", "output_key")
             if output and output != key
         )
     )
+
+
+def _current(destination: Store, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Yield these columns of the ledger's rows that count."""
+    for table in ledger.current(destination, columns):
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def _folds(destination: Store) -> bool:

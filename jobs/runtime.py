@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from cyclopts import Parameter
 
+from deblur import __version__
 from deblur.errors import DeblurError, UsageError
 
 _QUIET = {
@@ -104,9 +106,8 @@ def cluster(where: Cluster) -> Iterator[None]:
 
 def _address(where: Cluster) -> str:
     address = where.address or os.environ.get("RAY_ADDRESS") or "local"
-    if address.startswith(
-        "ray://"
-    ):  # Ray's client has no streaming tasks, of which Ray Data is made
+    if address.startswith("ray://"):
+        # Ray's client has no streaming tasks, of which Ray Data is made.
         raise UsageError(
             f"{address}: jobs do not run through Ray's client; from outside the cluster use "
             "`deblur submit --address http://HEAD:8265 -- ...`"
@@ -192,6 +193,13 @@ def bounded_retries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)
         yield
+
+
+def versions() -> dict[str, str]:
+    """Return what a result depends on. A submitted deblur need not be installed where it runs."""
+    return {"deblur": __version__} | {
+        name: version(name) for name in ("tensorflow", "keras", "ray")
+    }
 
 
 class Progress:

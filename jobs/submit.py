@@ -129,15 +129,16 @@ def check(words: tuple[str, ...]) -> None:
             f"after `--` one of {', '.join(_SUBMITTABLE)} is expected, received {received}"
         )
     job = App(default_parameter=Parameter(negative=()), help_flags=(), version_flags=())
-    job.default(import_module(f"jobs.{words[0]}").run)
+    module = import_module(f"jobs.{words[0]}")
+    job.default(module.run)
     try:
         bound = job.parse_args(words[1:], exit_on_error=False, print_error=False)[1]
     except CycloptsError as error:
         raise UsageError(f"{error} See `deblur {words[0]} --help`") from error
     options = bound.arguments.get("options")
     if options is None:  # of `demo`, which has a default for everything
-        options = import_module(f"jobs.{words[0]}").Options()
-    getattr(import_module(f"jobs.{words[0]}"), "check", lambda _: None)(options)
+        options = module.Options()
+    getattr(module, "check", lambda _: None)(options)
     if options.cluster.address:
         raise UsageError("--address belongs before `--`: a job runs on the cluster it is sent to")
     local = []

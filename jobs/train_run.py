@@ -9,14 +9,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
-from deblur import __version__, models
+from deblur import models
 from deblur.errors import DeblurError, UsageError
 from deblur.recipes import Recipe
 from deblur.storage import Store
-from jobs.runtime import Progress
+from jobs.runtime import Progress, versions
 
 CONFIGURATION = "config.json"
 MODEL = "model"
@@ -76,8 +75,7 @@ def claim(home: Store, plan: Plan, command: str, source: str) -> None:
             "plan": asdict(plan),
             "command": command,
             "source": source,
-            "versions": {name: version(name) for name in ("keras", "tensorflow", "ray")}
-            | {"deblur": __version__, "python": platform.python_version()},
+            "versions": versions() | {"python": platform.python_version()},
         }
         home.put(CONFIGURATION, (json.dumps(text, indent=2) + "\n").encode())
         return

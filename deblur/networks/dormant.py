@@ -52,8 +52,10 @@ def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
         count += int(dormant.sum())
         first, last = (generator.get_layer(f"{name}_{part}") for part in ("in", "out"))
         kernel, bias = first.get_weights()
-        drawn = keras.initializers.VarianceScaling(2.0, seed=seed + index)(kernel.shape)
-        fresh = keras.ops.convert_to_numpy(drawn)
+        initializer = type(first.kernel_initializer).from_config(
+            first.kernel_initializer.get_config() | {"seed": seed + index}
+        )
+        fresh = keras.ops.convert_to_numpy(initializer(kernel.shape))
         first.set_weights([np.where(dormant, fresh, kernel), np.where(dormant, 0, bias)])
         kernel, bias = last.get_weights()
         last.set_weights([np.where(dormant[:, None], 0, kernel), bias])
