@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+# Equal photos of 8 bits may have been rounded from two that differ by as much: by 1/12 level² (58.9 dB).
+MOST_DB = 10 * math.log10(12 * 255**2)
+
 # Wang, Bovik, Sheikh & Simoncelli, "Image Quality Assessment: From Error Visibility to Structural
 # Similarity", IEEE TIP 13(4), 2004: an 11 x 11 Gaussian window of 1.5 pixels, and two constants.
 _WINDOW_PX, _SIGMA_PX = 11, 1.5
@@ -32,6 +35,11 @@ def psnr(a: NDArray, b: NDArray, *, data_range: float) -> float:
     # OpenCV sums in double precision without a copy of the photos.
     squared_error = cv2.norm(a, b, cv2.NORM_L2SQR) / a.size
     return 10 * math.log10(data_range**2 / squared_error) if squared_error else math.inf
+
+
+def psnr_8bit(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the PSNR of two uint8 photos in dB, at most `MOST_DB`, so that a mean of many is finite."""
+    return min(psnr(a, b, data_range=255), MOST_DB)
 
 
 def ssim(a: NDArray, b: NDArray, *, data_range: float) -> float:

@@ -4,26 +4,29 @@
 
 Every method sees the same 8-bit blurred photos and is rounded to 8 bits before it is measured.
 Seconds are those of one actor that has the node's cores, one method after the other, after a
-warm-up; decoding is not in them.
+warm-up; decoding is not in them. NumPy has one core of these, as Ray tells it to.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 from cyclopts import Parameter
 
 from deblur import models, pairs, precision, report, seeds
-from deblur.errors import UsageError
+from deblur.errors import DeblurError, UsageError
 from deblur.storage import Store, open_store
-from jobs.evaluate_figures import Result, extremes, figures
-from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate
+from jobs.evaluate_figures import Result, extremes, figures, gains, is_example
+from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate, row_names
 from jobs.runtime import (
     RETRIES,
     Cluster,
@@ -66,26 +69,40 @@ class Options:
     cluster: Cluster = Cluster()
 
 
+def check(options: Options) -> None:
+    """Raise UsageError if what is asked for cannot be; nothing has been looked at yet."""
+    precision.check(options.precision)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit}: expected 1 or more")
+    if options.examples < 0:
+        raise UsageError(f"--examples {options.examples}: expected 0 or more")
+
+
 def run(options: Options) -> dict[str, Any]:
     """Measure, write the report and return the summary."""
-    precision.check(options.precision)
+    check(options)
     source, destination = open_store(options.pairs), open_store(options.report)
     dataset = pairs.read_dataset(source)
     shards = pairs.shards(source, "test")
     if not shards:
         raise UsageError(f"{source.uri} has no test pairs")
-    chosen = Choice(
-        [models.open_model(name) for name in options.model], options.baselines, options.precision
-    )
-    cards = [models.read_card(store) for store in chosen.models]
+    stores = [models.open_model(name) for name in options.model]
+    cards = [models.read_card(store) for store in stores]
+    names = row_names([card.name for card in cards], [store.uri for store in stores])
+    chosen = Choice(dict(zip(names, stores, strict=True)), options.baselines, options.precision)
     destination.make_ready()
-    total = min(dataset.total("test"), options.limit or dataset.total("test"))
+    total = min(dataset.total("test"), options.limit or sys.maxsize)
     note(f"measuring on {total} test pairs of {dataset.recipe}")
     started = time.perf_counter()
     with cluster(options.cluster), Progress("evaluate", total, "photos") as progress:
         results = list(_measure(shards, source, dataset, chosen, options, total, progress))
     evaluation = _evaluation(
-        results, dataset, options, source, cards, time.perf_counter() - started
+        results,
+        dataset,
+        options,
+        source,
+        dict(zip(names, cards, strict=True)),
+        time.perf_counter() - started,
     )
     _write(destination, evaluation, results)
     _print_table(evaluation)
@@ -120,7 +137,11 @@ def _measure(
     left = total
     for name in shards:
         facts = pairs.shard_facts(source, name)
-        count = min(left, facts.pairs if facts else 0)
+        if facts is None:
+            raise DeblurError(
+                f"{source.uri}/{name} is damaged: run the `deblur preprocess` that made it again"
+            )
+        count = min(left, facts.pairs)
         if count:
             rows.append({"shard": name, "count": count})
         left -= count
@@ -148,17 +169,19 @@ def _evaluation(
     dataset: pairs.Dataset,
     options: Options,
     source: Store,
-    cards: Sequence[models.Card],
+    cards: Mapping[str, models.Card],
     seconds: float,
 ) -> report.Evaluation:
+    prior_photos = min(dataset.total("train"), PRIOR_PHOTOS)
+    prior = f"{prior_photos} training photos" if prior_photos else "natural photos' 1 / f²"
     facts = {
         "Pairs": f"{source.uri}, {dataset.total('train')} to train on, {dataset.total('test')} to test on",
         "Fingerprint of the pairs": dataset.fingerprint,
         "Blur": dataset.recipe,
-        "Prior of the Wiener filter": f"at most {PRIOR_PHOTOS} training photos",
+        **({"Prior of the Wiener filter": prior} if options.baselines else {}),
         **{
-            f"Model {card.name}": f"{card.network}, {card.steps} steps, id {card.model_id}"
-            for card in cards
+            f"Model {name}": f"{card.network}, {card.steps} steps, id {card.model_id}"
+            for name, card in cards.items()
         },
         "Machine": f"{platform.machine()}, Python {platform.python_version()}",
         "Versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
@@ -178,7 +201,7 @@ def _evaluation(
 def _examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
     """Return where the last method gains most, the median and the least, and then drawn ones.
 
-    The median is that of the photos whose pictures are here: three of each shard at least.
+    Each shard has the pictures of its own extremes. For the median of all serves what comes next to it of these.
     """
     found = [
         report.Example(
@@ -192,10 +215,20 @@ def _examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
         if key in result.pictures
     ]
     last = list(results[0].scores)[-1]
-    places = extremes([one.psnr[last] - one.psnr[report.BLURRED] for one in found])
-    special = dict(zip(places, _REMARKS, strict=True)) if last != report.BLURRED else {}
+    gained = [one.psnr[last] - one.psnr[report.BLURRED] for one in found]
+    every = sorted(gain for result in results for gain in gains(result.scores))
+    most, _, least = extremes(gained)
+    middle = int(np.argmin(np.abs(np.array(gained) - every[len(every) // 2])))
+    special = (
+        dict(zip((most, middle, least), _REMARKS, strict=True)) if last != report.BLURRED else {}
+    )
     chosen = [replace(found[place], remark=f"{last}: {word}") for place, word in special.items()]
-    others = [example for place, example in enumerate(found) if place not in special]
+    share = wanted / len(every)
+    others = [
+        example
+        for place, example in enumerate(found)
+        if place not in special and is_example(example.key, share)
+    ]
     chosen += sorted(others, key=lambda example: seeds.digest(0, example.key, "example"))
     return chosen[:wanted]
 
@@ -213,7 +246,7 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
                 "name": method.name,
                 "psnr": method.psnr,
                 "ssim": method.ssim,
-                "sharpness": method.sharpness,
+                "sharpness": None if math.isnan(method.sharpness) else method.sharpness,
                 "psnr_interval": list(method.interval),
                 "seconds_per_megapixel": method.seconds_per_megapixel,
                 "better_than": dict(method.wins),
@@ -241,7 +274,7 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     destination.put(PHOTOS, buffer.getbuffer())
-    destination.put(FIGURES, (json.dumps(content, indent=2) + "\n").encode())
+    destination.put(FIGURES, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     destination.put(PAGE, report.evaluate_page(evaluation).encode())
 
 
@@ -258,8 +291,9 @@ def _print_table(evaluation: report.Evaluation) -> None:
             if method.seconds_per_megapixel is not None
             else f"{'-':>11}"
         )
+        sharpness = "-" if math.isnan(method.sharpness) else f"{method.sharpness:.0%}"
         low, high = method.interval
         note(
             f"{method.name:{width}}  {method.psnr:7.2f}  ({low:.2f} to {high:.2f})  "
-            f"{method.ssim:5.3f}  {method.sharpness:9.0%}  {spent}"
+            f"{method.ssim:5.3f}  {sharpness:>9}  {spent}"
         )

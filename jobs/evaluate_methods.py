@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from deblur import blur, classical, metrics, models, pairs, photo, pictures, report, seeds
+from deblur import blur, classical, metrics, models, pairs, photo, pictures, report
 from deblur.storage import Store
-from jobs.evaluate_figures import WIENER, Result, Scores, extremes, gains
+from jobs.evaluate_figures import SHARP, WIENER, Result, Scores, extremes, gains, is_example
 
 PRIOR_PHOTOS = 200  # the second moments of 100 photos are within 0.1 dB of those of 300
-_LEAST_SHARPNESS = 0.01  # of a photo without any edge, which nothing can be a share of
+_LEAST_SHARPNESS = 0.01  # less is a photo without any edge, which nothing can be a share of
+_UNSHARP = "unsharp mask"
 _LUCY = "Richardson-Lucy (kernel known)"
 
 Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.ndarray]]
@@ -22,11 +25,30 @@ Method = Callable[[Sequence[np.ndarray], Sequence[blur.Degradation]], list[np.nd
 
 @dataclass(frozen=True)
 class Choice:
-    """What is measured."""
+    """What is measured.
 
-    models: Sequence[Store]
+    Attributes:
+        models: by the name of their row, of `row_names`.
+        baselines: whether the classical methods are.
+        precision: of the models.
+    """
+
+    models: Mapping[str, Store]
     baselines: bool
     precision: str
+
+
+def row_names(names: Sequence[str], uris: Sequence[str]) -> list[str]:
+    """Return a name for each model that neither another one nor a baseline has: its own, or its place."""
+    taken = {report.BLURRED, _UNSHARP, _LUCY, WIENER, SHARP}
+    chosen = []
+    for name, uri in zip(names, uris, strict=True):
+        numbered = (f"{uri} ({number})" for number in itertools.count(2))
+        chosen.append(
+            next(one for one in itertools.chain((name, uri), numbered) if one not in taken)
+        )
+        taken.add(chosen[-1])
+    return chosen
 
 
 class Evaluate:
@@ -55,7 +77,7 @@ class Evaluate:
         sharp = [photo.decode_lossless(row.sharp) for row in rows]
         blurred = [photo.decode_lossless(row.blurred) for row in rows]
         recipes = [blur.Degradation.from_json(row.recipe) for row in rows]
-        own = [max(metrics.sharpness(one), _LEAST_SHARPNESS) for one in sharp]
+        own = [metrics.sharpness(one) for one in sharp]
         scores: dict[str, list[Scores]] = {}
         seconds: dict[str, float] = {}
         outputs: dict[str, list[np.ndarray]] = {}
@@ -65,15 +87,15 @@ class Evaluate:
             seconds[name] = time.perf_counter() - started
             scores[name] = [
                 Scores(
-                    metrics.psnr(a, b, data_range=255),
+                    metrics.psnr_8bit(a, b),
                     metrics.ssim(a, b, data_range=255),
-                    metrics.sharpness(a) / whole,
+                    metrics.sharpness(a) / whole if whole >= _LEAST_SHARPNESS else math.nan,
                 )
                 for a, b, whole in zip(restored, sharp, own, strict=True)
             ]
             outputs[name] = restored
-        outputs["sharp"] = sharp
-        shown = {index for index, row in enumerate(rows) if self._is_example(row.key)}
+        outputs[SHARP] = sharp
+        shown = {index for index, row in enumerate(rows) if is_example(row.key, self._share)}
         shown |= set(extremes(gains(scores)))
         megapixels = sum(picture.shape[0] * picture.shape[1] for picture in sharp) / 1e6
         return Result(
@@ -88,10 +110,6 @@ class Evaluate:
                 for index in sorted(shown)
             },
         )
-
-    def _is_example(self, key: str) -> bool:
-        # Drawn by key, twice as many as wanted, so that no worker has to know the others' photos.
-        return seeds.generator(0, key, "example").random() < 2 * self._share
 
 
 def group(recipe: blur.Degradation) -> str:
@@ -123,16 +141,12 @@ def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[
     yield report.BLURRED, lambda blurred, _: list(blurred)
     if chosen.baselines:
         yield (
-            "unsharp mask",
+            _UNSHARP,
             lambda blurred, _: [pictures.of_unit(classical.unsharp(_unit(one))) for one in blurred],
         )
         yield _LUCY, _lucy
         yield WIENER, _wiener(source, dataset)
-    names: set[str] = set()
-    for store in chosen.models:
-        name = models.read_card(store).name
-        name = name if name not in names else store.uri
-        names.add(name)
+    for name, store in chosen.models.items():
         yield name, _model(store, chosen.precision)
 
 
@@ -144,18 +158,21 @@ def _lucy(blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]) ->
 
 
 def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
-    """The exact operator where the kernel is one and separable, with a prior from training photos; else one a photo."""
+    """The exact operator where the kernel is one and separable; else one a photo. Priors are of training photos."""
     fixed = blur.draw(dataset.recipe, seed=0, key="")
     kernel = blur.separable(fixed) if not fixed.parameters else None
     sharps = list(_training_photos(source))
     if kernel is None or not sharps:
+        prior = classical.power_spectrum(sharps) if sharps else None
 
         def by_kernel(
             blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]
         ) -> list[np.ndarray]:
             return [
                 pictures.of_unit(
-                    classical.wiener(_unit(one), blur.psf(recipe), blur.noise_variance(recipe))
+                    classical.wiener(
+                        _unit(one), blur.psf(recipe), blur.noise_variance(recipe), prior
+                    )
                 )
                 for one, recipe in zip(blurred, recipes, strict=True)
             ]

@@ -86,7 +86,7 @@ class Record:
             restored = pictures.of_unit(self._training.restore(blurred[None])[0])
             for name, picture in (("blurred", blurred), ("restored", restored)):
                 pair = (
-                    metrics.psnr(picture, sharp, data_range=255),
+                    metrics.psnr_8bit(picture, sharp),
                     metrics.ssim(picture, sharp, data_range=255),
                 )
                 scores[name].append(pair)

@@ -1,13 +1,21 @@
+import itertools
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import deblur
-from deblur.errors import UsageError
-from jobs import evaluate, preprocess
-from jobs.evaluate_figures import Result, Scores, extremes, figures, gains
+from deblur import blur, classical, metrics, pairs
+from deblur.errors import DeblurError, UsageError
+from deblur.storage import open_store
+from jobs import evaluate, evaluate_methods, preprocess
+from jobs.evaluate_figures import Result, Scores, extremes, figures, gains, is_example
+from jobs.evaluate_methods import row_names
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -109,7 +117,83 @@ def test_a_kernel_that_differs_by_photo(tmp_path: Path) -> None:
     assert methods["Wiener (kernel known)"]["psnr"] > methods["blurred"]["psnr"] + 3
 
 
+def test_a_photo_without_an_edge_leaves_figures_finite(photos: Any, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for name, pixels in {
+        "a": photos.pixels(256, 256),
+        "b": photos.pixels(256, 256, seed=1),
+        "white": np.full((256, 256, 3), 255, np.uint8),
+    }.items():
+        (source / f"{name}.png").write_bytes(photos.file(pixels, "PNG"))
+    preprocess.run(preprocess.Options(str(source), str(tmp_path / "pairs"), train=0, test=3))
+    summary = evaluate.run(evaluate.Options(str(tmp_path / "pairs"), str(tmp_path / "report")))
+    json.dumps(summary, allow_nan=False)
+    figures = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    for method in figures["methods"]:
+        assert method["psnr"] < metrics.MOST_DB
+        assert 0 < method["sharpness"] < 5  # of the two others, which noise sharpens
+    assert figures["facts"]["Prior of the Wiener filter"] == "natural photos' 1 / f²"
+
+
+def test_models_of_one_name_and_names_of_baselines_are_told_apart() -> None:
+    names, uris = ["mine", "mine", "mine", "blurred"], ["/a", "/b", "/b", "/c"]
+    assert row_names(names, uris) == ["mine", "/b", "/b (2)", "/c"]
+
+
+def test_the_filter_of_drawn_kernels_has_its_prior_of_training_photos(real_pairs: Path) -> None:
+    store = open_store(real_pairs)
+    drawn = replace(pairs.read_dataset(store), recipe="defocus")
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        patch.setattr(classical, "wiener", lambda one, *rest: seen.append(rest[-1]) or one)
+        blurred = np.full((256, 256, 3), 99, np.uint8)
+        recipe = blur.draw("defocus", seed=0, key="a")
+        evaluate_methods._wiener(store, drawn)([blurred], [recipe])
+    sharps = evaluate_methods._training_photos(store)
+    np.testing.assert_array_equal(seen[0], classical.power_spectrum(sharps))
+
+
+def test_pictures_are_of_extremes_of_all_and_of_drawn_photos() -> None:
+    """Of forty shards, each of which has the pictures of its own extremes."""
+    keys = [[f"{shard} {index}" for index in range(25)] for shard in range(40)]
+    gained = np.random.default_rng(0).normal(size=(40, 25))
+    results = []
+    for names, values in zip(keys, gained, strict=True):
+        scores = {
+            "blurred": [Scores(20, 0.5, 0.5)] * 25,
+            "mine": [Scores(20 + value, 0.5, 0.5) for value in values],
+        }
+        shown = {names[place] for place in extremes(gains(scores))}
+        shown |= {name for name in names if is_example(name, 8 / 1000)}
+        pictures: dict[str, dict[str, bytes]] = {name: {} for name in shown}
+        none = {"blurred": 0.0, "mine": 0.0}
+        results.append(Result(names, [""] * 25, [""] * 25, scores, none, 1.0, pictures))
+    examples = evaluate._examples(results, 8)
+    order = sorted(gained.ravel())
+    of = dict(zip(itertools.chain(*keys), gained.ravel(), strict=True))
+    assert [of[one.key] for one in (examples[0], examples[2])] == [order[-1], order[0]]
+    assert abs(order.index(of[examples[1].key]) - 500) < 20
+    assert all(is_example(one.key, 8 / 1000) for one in examples[3:])
+    assert len(examples) > 5
+
+
+def test_a_damaged_shard_is_told(made_pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_pairs, tmp_path / "pairs")
+    shard = next((tmp_path / "pairs" / "test").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(DeblurError, match=r"test/.*parquet is damaged: run"):
+        evaluate.run(evaluate.Options(str(tmp_path / "pairs"), str(tmp_path / "report")))
+
+
 def test_usage_errors(made_pairs: Path, tmp_path: Path) -> None:
+    for message, more in {
+        "--limit -1": {"limit": -1},
+        "--limit 0": {"limit": 0},
+        "--examples -1": {"examples": -1},
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            evaluate.run(evaluate.Options(str(made_pairs), str(tmp_path), **more))
     with pytest.raises(UsageError, match="holds no model"):
         evaluate.run(evaluate.Options(str(made_pairs), str(tmp_path), model=(str(tmp_path),)))
     with pytest.raises(UsageError, match="holds no finished pairs"):

@@ -131,3 +131,11 @@ def test_sharpness_falls_with_blur_in_any_direction() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7), (40, 40, 3)])
 def test_a_flat_photo_has_no_sharpness(dtype: type, shape: tuple[int, ...]) -> None:
     assert metrics.sharpness(np.full(shape, RANGES[dtype], dtype)) == 0
+
+
+def test_a_mean_of_photos_of_which_some_are_equal_is_finite() -> None:
+    grey = np.full((16, 16, 3), 128, np.uint8)
+    other = grey.copy()
+    other[0, 0, 0] += 1
+    assert metrics.psnr_8bit(grey, grey) == metrics.psnr_8bit(grey, other) == metrics.MOST_DB
+    assert metrics.psnr_8bit(grey, grey + 2) == metrics.psnr(grey, grey + 2, data_range=255)
