@@ -54,13 +54,15 @@ class Maker:
         recipe: the blur; for stored pairs, the one that they have.
         size_px: side of the examples.
         seed: the run's.
-        validation_px: side of the middles of sharp photos to validate on, where they are that large.
+        validation_px: side of the middles to validate on, where photos are that large.
+        stride_px: of which the sides of the middles of smaller pairs are multiples.
     """
 
     recipe: str
     size_px: int
     seed: int
     validation_px: int = 256
+    stride_px: int = 1
 
     def of_pair(self, sharp: np.ndarray, blurred: np.ndarray, key: str, epoch: int) -> Example:
         """Return a window of a pair, or a shifted one, mirrored or not."""
@@ -87,6 +89,11 @@ class Maker:
         inner = slice(margin, margin + self.size_px)
         blurred = blur.degrade(sharp, drawn)
         return Example(sharp[inner, inner], blurred[inner, inner])
+
+    def held_out_pair(self, sharp: np.ndarray, blurred: np.ndarray) -> Example:
+        """Return the middle of a pair to validate on: always the same."""
+        side = min(self.validation_px, *sharp.shape[:2]) // self.stride_px * self.stride_px
+        return Example(pairs.centre_crop(sharp, side), pairs.centre_crop(blurred, side))
 
     def held_out(self, photo: np.ndarray, key: str) -> Example:
         """Return the middle of a sharp photo to validate on: always the same."""

@@ -46,7 +46,7 @@ class Options:
     size: int = 256
     "Side of the centre crop in pixels."
     blur: str = "box14"
-    "Recipe: box14 (the report's), gaussian, motion, defocus, or photo (a realistic mixture)."
+    "Recipe: box14 (the report's), box14-jpeg, gaussian, motion, defocus, or photo (a realistic mixture)."
     seed: int = 0
     "Decides the selection and every drawn blur."
     cluster: Cluster = Cluster()

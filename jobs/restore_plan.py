@@ -11,7 +11,7 @@ from typing import Any
 from deblur import keys, ledger, places365
 from deblur.entries import Entries
 from deblur.errors import UsageError
-from deblur.storage import Entry, LocalStore, Store
+from deblur.storage import Entry, LocalStore, Store, below
 from jobs.restore_stages import Treatment, outcome
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
@@ -122,18 +122,6 @@ def _inventory(source: Store, destination: str | None, own: Set[str]) -> _Invent
             f"{source.uri} has no photos: {found_there if others else 'there is nothing in it'}"
         )
     return _Inventory(found, others, nameless)
-
-
-def below(inner: Store, outer: Store) -> str | None:
-    """Return what the keys of `inner` begin with in `outer`: "" if both are one, None if apart."""
-    inside, outside = _address(inner) + "/", _address(outer) + "/"
-    return inside.removeprefix(outside) if inside.startswith(outside) else None
-
-
-def _address(place: Store) -> str:
-    # Of a folder without links and "..": two names of one folder are one place.
-    address = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
-    return address.rstrip("/")
 
 
 def refuse_overlap(source: Store, destination: Store) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from deblur import __version__, gallery, keys, ledger, photo, report
 from deblur.errors import PhotoError
 from deblur.models import Card
-from deblur.storage import Store, reason
-from jobs.restore_plan import Plan, below
+from deblur.storage import Store, below, reason
+from jobs.restore_plan import Plan
 from jobs.runtime import note, warn
 
 PAGE = "_deblur/report.html"

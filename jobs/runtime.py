@@ -22,7 +22,6 @@ _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "OPENCV_LOG_LEVEL": "ERROR",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYTHONWARNINGS": "ignore",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
@@ -30,6 +29,8 @@ _QUIET = {
 _ALWAYS = {
     "KERAS_BACKEND": "tensorflow",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # Who asked for no GPU sees none: TensorFlow takes all memory of all that it sees.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }

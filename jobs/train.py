@@ -13,7 +13,6 @@ import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cyclopts import Parameter
@@ -22,12 +21,13 @@ from deblur import blur, models, pairs, precision, recipes
 from deblur.errors import UsageError
 from deblur.networks import network
 from deblur.sampling import Order
-from deblur.storage import Store, open_store
+from deblur.storage import Store, below, open_store
 from jobs import train_run, train_source
 from jobs.runtime import Cluster, cluster, note, warn
 
-# As many validations at most, unless the user says how often.
-_VALIDATIONS = 50
+# As many validations at most and at least, unless the user says how often; those within an epoch are
+# so many steps apart that they take little of the time.
+_VALIDATIONS, _LEAST_VALIDATIONS, _LEAST_VALIDATION_STEPS = 50, 10, 100
 _HELD_OUT_SHARE = 0.1
 
 
@@ -58,7 +58,7 @@ class Options:
     size: int | None = None
     "Side of the crops in pixels."
     blur: str | None = None
-    "Blur sharp photos anew in each epoch: box14, gaussian, motion, defocus or photo; else pairs keep theirs."
+    "Blur sharp photos anew in each epoch: box14, box14-jpeg, gaussian, motion, defocus or photo."
     start_from: str | None = None
     "A model to begin with, whose network is taken: a name, folder or s3://bucket/prefix."
     workers: str = "1"
@@ -76,7 +76,7 @@ class Options:
     validation_photos: int = 64
     "Training photos to hold out and validate on, at most a tenth of them; 0 for none."
     validate_every: int | None = None
-    "Epochs between validations; each also writes a sample sheet. The best model is kept."
+    "Epochs between validations, else 10 to 50 of them; each also writes a sample sheet. The best model is kept."
     patience: int | None = None
     "Stop after so many validations without a gain."
     checkpoint_steps: int = 1000
@@ -103,13 +103,16 @@ def run(options: Options) -> dict[str, Any]:
             "`deblur preprocess`, or name a --blur to train on sharp photos"
         )
     size_px = _size(options, recipe, dataset)
+    inside = below(home, source)
+    if inside == "":
+        raise UsageError(f"RUN is SOURCE, {source.uri}: give the run a place of its own")
     home.make_ready()
     with ExitStack() as stack:
         photos: train_source.Source
         if dataset is None:
             stack.enter_context(cluster(options.cluster))
             note(f"reading the photos of {source.uri}")
-            photos = train_source.Photos(source, size_px)
+            photos = train_source.Photos(source, size_px, run=inside)
             _account(photos, home)
         else:
             photos = train_source.Pairs(source, dataset, anew=options.blur is not None)
@@ -170,6 +173,13 @@ def _workers(options: Options, recipe: recipes.Recipe) -> tuple[int, int]:
             f"--batch-size {recipe.batch_size} is a step's, shared by {replicas} workers or GPUs: "
             f"give {replicas} or more, or fewer --workers"
         )
+    for workers in range(bounds[0], bounds[1] + 1):
+        share = -(-recipe.batch_size // (workers * replicas // bounds[1]))
+        if options.parts > 0 and share % options.parts:
+            raise UsageError(
+                f"--parts {options.parts}: of {workers} workers each has {share} photos of a batch of "
+                f"{recipe.batch_size}, which is no multiple of it"
+            )
     return bounds
 
 
@@ -186,7 +196,9 @@ def _plan(
     order = Order(count - held_out, recipe.batch_size, options.seed)
     steps = min(recipe.epochs * order.steps_per_epoch, recipe.max_steps or sys.maxsize)
     epochs = -(-steps // order.steps_per_epoch)
-    every = options.validate_every or -(-epochs // _VALIDATIONS)
+    every = (options.validate_every or -(-epochs // _VALIDATIONS)) * order.steps_per_epoch
+    if not options.validate_every:  # an epoch of many photos may last as long as all of the run
+        every = min(every, max(-(-steps // _LEAST_VALIDATIONS), _LEAST_VALIDATION_STEPS))
     return train_run.Plan(
         recipe=recipe,
         blur=options.blur or photos.blur or "",
@@ -200,7 +212,7 @@ def _plan(
         start_from=start.model_id if start else None,
         total_steps=steps,
         steps_per_epoch=order.steps_per_epoch,
-        validation_steps=every * order.steps_per_epoch,
+        validation_steps=every,
         patience=options.patience,
     )
 
@@ -208,7 +220,7 @@ def _plan(
 def command(options: Options) -> str:
     """Return the command line, for the card. Options that are secrets do not exist."""
     return (
-        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        shlex.join(["deblur", *sys.argv[1:]])
         if sys.argv[1:]
         else f"deblur train {options.source} {options.run}"
     )
@@ -247,6 +259,12 @@ def _check(options: Options, recipe: recipes.Recipe) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    if recipe.learning_rate <= 0:
+        raise UsageError(f"--learning-rate {recipe.learning_rate:g}: expected more than 0")
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
+    if options.gpus_per_worker > 1 and not options.gpu:
+        raise UsageError(f"--gpus-per-worker {options.gpus_per_worker} is for --gpu: give that too")
     if options.validation_photos < 0:
         raise UsageError(f"--validation-photos {options.validation_photos}: expected 0 or more")
     if options.patience and not options.validation_photos:
@@ -259,11 +277,13 @@ def _size(options: Options, recipe: recipes.Recipe, dataset: pairs.Dataset | Non
     """Return the side of the crops."""
     shape = network(recipe.network)
     size_px = options.size or recipe.size_px or (dataset.size_px if dataset else shape.tile_px)
-    if size_px % shape.stride:
-        raise UsageError(
-            f"crops of {size_px} pixels do not suit {recipe.network}, which takes multiples of {shape.stride}: "
-            + ("give another --size" if not dataset else f"make pairs with --size {shape.stride}")
-        )
     if dataset and size_px > dataset.size_px:
         raise UsageError(f"--size {size_px}: the pairs are {dataset.size_px} pixels wide")
+    if size_px % shape.stride or (shape.fixed and size_px != shape.stride):
+        wanted = f"{shape.stride} alone" if shape.fixed else f"multiples of {shape.stride}"
+        fits = dataset is None or dataset.size_px >= shape.stride
+        raise UsageError(
+            f"crops of {size_px} pixels do not suit {recipe.network}, which takes {wanted}: "
+            + ("give another --size" if fits else f"make pairs with --size {shape.stride}")
+        )
     return size_px

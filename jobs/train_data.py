@@ -90,7 +90,7 @@ class Album:
             if blurred is None:
                 yield self.maker.held_out(sharp, place.key)
             else:
-                yield Example(sharp, blurred)
+                yield self.maker.held_out_pair(sharp, blurred)
 
 
 def example(maker: Maker, table: Any, place: Place, epoch: int) -> Example:

@@ -39,8 +39,9 @@ def fit(
     """Take all steps that are left. Raises DeblurError if training went astray."""
     gpus = options.gpus_per_worker if options.gpu else 0
     require_gpus(workers[0] * gpus, options.cluster)
-    tile_px = network(plan.recipe.network).tile_px
-    maker = Maker(plan.blur, plan.size_px, plan.seed, max(plan.size_px, tile_px))
+    shape = network(plan.recipe.network)
+    middle_px = max(plan.size_px, shape.tile_px)
+    maker = Maker(plan.blur, plan.size_px, plan.seed, middle_px, shape.stride)
     album = Album(photos.refs(), maker, plan.held_out)
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     cpus = cpus_per_worker(nodes, workers[1], options.gpu)

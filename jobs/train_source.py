@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import cv2
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from deblur import keys, pairs, photo, places365
 from deblur.errors import PhotoError, UsageError
@@ -73,10 +75,21 @@ class Pairs(Source):
 class Photos(Source):
     """A tree of sharp photos, each read once; those that cannot serve are rejected with a reason."""
 
-    def __init__(self, store: Store, size_px: int) -> None:
+    def __init__(self, store: Store, size_px: int, *, run: str | None = None) -> None:
+        """Read them.
+
+        Args:
+            store: where they lie.
+            size_px: least side.
+            run: what keys of the run begin with, where it lies among them: its sheets are no photos.
+        """
         import ray.data
 
-        found = [entry for entry in store.list() if places365.is_photo(entry.key)]
+        found = [
+            entry
+            for entry in store.list()
+            if places365.is_photo(entry.key) and not (run and entry.key.startswith(run))
+        ]
         entries = [entry for entry in found if not keys.nameless(entry.key)]
         if not found:
             raise UsageError(
@@ -97,15 +110,21 @@ class Photos(Source):
         facts, usable = (ray.remote(num_cpus=0)(task) for task in (_facts, _usable))
         rows = [row for found in ray.get([facts.remote(ref) for ref in refs]) for row in found]
         self.rejected = {key: why for key, _, why in rows if why}
+        # Of photos with the same content the first serves: another one held out would have been trained on.
+        first: dict[str, str] = {}
+        for key, sha256, why in sorted(rows):
+            if not why and first.setdefault(sha256, key) != key:
+                self.rejected[key] = f"same content as {first[sha256]}"
         nameless = (keys.shown(entry.key) for entry in found if keys.nameless(entry.key))
         self.rejected |= dict.fromkeys(nameless, keys.NOT_UTF8)
-        contents = sorted(f"{key}\0{sha256}" for key, sha256, why in rows if not why)
+        contents = sorted(f"{key}\0{sha256}" for sha256, key in first.items())
         if not contents:
             some = "; ".join(f"{key}: {why}" for key, why in sorted(self.rejected.items())[:3])
             raise UsageError(f"none of the {len(found)} photos of {store.uri} can be used: {some}")
         text = "\n".join(contents).encode("utf-8", "surrogatepass")
         self.photos, self.fingerprint = len(contents), hashlib.sha256(text).hexdigest()
-        self._refs = [usable.remote(ref) for ref in refs]
+        kept = pa.array(sorted(first.values()), pa.string())
+        self._refs = [usable.remote(ref, kept) for ref in refs]
 
     def refs(self) -> Sequence[Any]:
         """Return what was read."""
@@ -143,10 +162,13 @@ class Gather:
         if isinstance(data, OSError):
             raise PhotoError(f"cannot be read: {reason(data)}")
         decoded = photo.decode(data)
-        if decoded.alpha is not None:
-            raise PhotoError("has transparency")
+        if decoded.alpha is not None and (decoded.alpha < np.iinfo(decoded.alpha.dtype).max).any():
+            raise PhotoError("has transparent pixels")
         pixels = photo.to_uint8(decoded.pixels)
-        while pixels.shape[0] * pixels.shape[1] > _MOST_PIXELS:
+        while (
+            pixels.shape[0] * pixels.shape[1] > _MOST_PIXELS
+            and min(pixels.shape[:2]) >= 2 * self._size_px
+        ):
             half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
             pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
         if min(pixels.shape[:2]) < self._size_px:
@@ -172,5 +194,5 @@ def _facts(table: Any) -> list[tuple[str, str, str | None]]:
     return list(zip(*columns, strict=True))
 
 
-def _usable(table: Any) -> Any:
-    return table.filter(table["reason"].is_null()).select(["key", "sharp"])
+def _usable(table: Any, kept: pa.Array) -> Any:
+    return table.filter(pc.is_in(table["key"], kept)).select(["key", "sharp"])

@@ -102,3 +102,14 @@ def test_stdout_has_the_summary_alone_whoever_dies() -> None:
     words = [sys.executable, "-c", TWO_DEATHS]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout) == (0, "the summary\n"), done.stderr
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_who_asks_for_no_gpu_sees_none() -> None:
+    import ray
+
+    @ray.remote(runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": "0,1"}})
+    def seen() -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    assert ray.get(seen.remote()) == ""

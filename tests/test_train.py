@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from deblur.examples import Maker
 from deblur.recipes import recipe
 from deblur.sampling import Order
 from deblur.storage import LocalStore, open_store
-from jobs import train, train_data, train_group, train_record, train_run, train_source
+from jobs import preprocess, train, train_data, train_group, train_record, train_run, train_source
 from jobs.runtime import Cluster, Progress, duration, require_gpus
 from jobs.train_record import live_text
 
@@ -46,7 +47,7 @@ def test_run_leaves_everything_behind(trained: Path) -> None:
     assert run["plan"]["recipe"]["adversarial_weight"] == 1
     assert run["plan"]["fingerprint"] == pairs.read_dataset(open_store(run["source"])).fingerprint
     assert {"deblur", "keras", "tensorflow", "ray", "python"} == set(run["versions"])
-    assert run["command"]
+    assert run["command"].startswith("deblur ")
 
 
 def test_tensorboard_has_all_figures(trained: Path) -> None:
@@ -239,7 +240,15 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
         "--workers '3-2': expected a number, or a range such as 1-8": {"workers": "3-2"},
         "--workers 'two'": {"workers": "two"},
         "--batch-size 1 is a step's, shared by 2 workers": {"workers": "1-2"},
-        "crops of 100 pixels do not suit pix2pix-small, which takes multiples of 256": {"size": 100},
+        "crops of 100 pixels do not suit pix2pix-small, which takes 256 alone: give another --size": {"size": 100},
+        "crops of 100 pixels do not suit wiener-photo, which takes multiples of 16": {
+            "size": 100, "network": "wiener-photo",
+        },
+        "--learning-rate 0: expected more": {"learning_rate": 0.0},
+        "--seed -1": {"seed": -1},
+        "--gpus-per-worker 2 is for --gpu": {"gpus_per_worker": 2},
+        "--parts 3: of 1 workers each has 4 photos of a batch of 4": {"parts": 3, "batch_size": 4},
+        "--parts 2: of 4 workers each has 3 photos of a batch of 12": {"parts": 2, "batch_size": 12, "workers": "1-8"},
         "--size 512: the pairs are 256 pixels wide": {"size": 512},
         "is a pix2pix-small, and a pix2pix cannot begin with it: leave --network out": {
             "start_from": str(trained / "model"), "network": "pix2pix",
@@ -254,9 +263,76 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
         train.run(options(sharp_folder, tmp_path / "run"))
     with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
         train.run(options(tmp_path / "nowhere", tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"RUN is SOURCE"):
+        train.run(options(sharp_folder, sharp_folder, blur="box14"))
+    assert not (tmp_path / "run" / "config.json").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"has neither pairs .* nor photos"):
         train.run(options(tmp_path / "empty", tmp_path / "run", blur="box14"))
+
+
+def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
+    """Copies, transparency, what lies in the run, and what would be shrunk below the crop."""
+    pixels = photos.pixels(300, 320)
+    opaque, seen_through = (
+        np.dstack([pixels, np.full((300, 320), alpha, np.uint8)]) for alpha in (255, 254)
+    )
+    files = {
+        "a/1.jpg": photos.jpeg(300, 320), "b/2.jpg": photos.jpeg(300, 320), "c.jpg": photos.jpeg(300, 320, seed=1),
+        "opaque.png": photos.file(opaque, "PNG"), "through.png": photos.file(seen_through, "PNG"),
+        "run/samples/step-7.jpg": photos.jpeg(300, 900), "wide.jpg": photos.jpeg(300, 14_000),
+    }  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(data)
+    found = train_source.Photos(open_store(tmp_path), 256, run="run/")
+    assert found.rejected == {
+        "b/2.jpg": "same content as a/1.jpg",
+        "through.png": "has transparent pixels",
+    }
+    tables = ray.get(list(found.refs()))
+    keys = sorted(key for table in tables for key in table["key"].to_pylist())
+    assert keys == ["a/1.jpg", "c.jpg", "opaque.png", "wide.jpg"]
+    assert found.photos == 4
+
+
+def test_a_run_among_its_photos_goes_on(sharp_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    shutil.copytree(sharp_folder, source)
+    more = {"blur": "box14", "max_steps": 1}
+    summary = train.run(options(source, source / "run", **more))
+    assert list((source / "run" / "samples").iterdir())
+    assert train.run(options(source, source / "run", **more)) == summary
+
+
+def test_pairs_larger_than_the_network_takes(photos: Any, tmp_path: Path) -> None:
+    """Their middles are validated on; a side of 250 is cut to a multiple of the stride."""
+    for index in range(4):
+        path = tmp_path / "photos" / f"{index}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(photos.jpeg(320, 320, seed=index))
+    made, home = str(tmp_path / "pairs"), str(tmp_path / "run")
+    preprocess.run(preprocess.Options(str(tmp_path / "photos"), made, train=4, test=0, size=320))
+    with pytest.raises(UsageError, match=r"crops of 320 pixels .* takes 256 alone: give another"):
+        train.run(options(Path(made), home))
+    summary = train.run(options(Path(made), home, size=256, max_steps=1))
+    assert summary["steps"] == 1
+    maker = Maker("box14", 128, 0, 256, 16)
+    shown = maker.held_out_pair(*2 * (photos.pixels(250, 250),))
+    assert shown.sharp.shape == shown.blurred.shape == (240, 240, 3)
+
+
+@pytest.mark.parametrize(
+    ("photo_count", "chosen", "steps"), [(199, None, 400), (199, 3, 150), (100_000, None, 2000)]
+)
+def test_a_long_epoch_is_validated_within(photo_count: int, chosen: int | None, steps: int) -> None:
+    asked = train.Options(
+        "photos", "run", recipe="best", blur="photo", validate_every=chosen, validation_photos=0
+    )
+    source = SimpleNamespace(photos=photo_count, fingerprint="", blur=None)
+    plan = train._plan(asked, recipe("best"), source, 128, None)
+    assert plan.total_steps == 20_000
+    assert plan.validation_steps == steps
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ class Network:
         """Side of the smallest tiles, to which smaller photos are padded."""
         return self.tiling.tile_px
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it takes photos of one size alone, which its stride is."""
+        return self.tiling.step_px == self.tiling.most_px
+
     def generator(self, dtype: str = "float32") -> Any:
         """Build the `keras.Model` that takes (B, H, W, 3) blurred in [0, 1] and returns the same.
 

@@ -17,7 +17,7 @@ from deblur.storage.base import Entry, Store, reason
 from deblur.storage.local import LocalStore
 from deblur.storage.s3 import S3Store
 
-__all__ = ["ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "open_store", "reason"]
+__all__ = ["ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "below", "open_store", "reason"]
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -37,3 +37,15 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return S3Store(text, endpoint)
     return ArrowStore(text)
+
+
+def below(inner: Store, outer: Store) -> str | None:
+    """Return what the keys of `inner` begin with in `outer`: "" if both are one, None if apart."""
+    inside, outside = _address(inner) + "/", _address(outer) + "/"
+    return inside.removeprefix(outside) if inside.startswith(outside) else None
+
+
+def _address(place: Store) -> str:
+    # Of a folder without links and "..": two names of one folder are one place.
+    address = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
+    return address.rstrip("/")
