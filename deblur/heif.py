@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import struct
+from collections.abc import Iterator
 
 from deblur.errors import PhotoError
 
@@ -25,21 +26,18 @@ def chroma(data: bytes) -> int:
         PhotoError: for what would lose bits or colours, since all is decoded to 8 bits and only
             ICC profiles are kept.
     """
-    configuration, kind = _after(data, b"av1C", 4), "AVIF"
-    if configuration:
-        bits = 8 + 2 * (configuration[2] >> 6 & 1) + 2 * (configuration[2] >> 5 & 1)
-        grey, subsampled = configuration[2] >> 4 & 1, configuration[2] >> 2 & 3
-        found = 400 if grey else {2: 422, 3: 420}.get(subsampled, 444)
-    elif configuration := _after(data, b"hvcC", 23):
-        kind = "HEIF"
-        bits = 8 + max(configuration[17] & 7, configuration[18] & 7)
-        found = (400, 420, 422, 444)[configuration[16] & 3]
-    else:
+    meta = _meta(data)
+    codings = [_av1(each) for each in _each(meta, b"av1C", 4)]
+    kind = "AVIF" if codings else "HEIF"
+    codings = codings or [_hevc(each) for each in _each(meta, b"hvcC", 23)]
+    if not codings:
         raise PhotoError("neither HEVC nor AV1 codes this HEIF; others are not supported")
+    # Alpha, depth and gain maps have boxes of their own, in any order, and are grey.
+    found, bits = max(codings, key=lambda coding: (coding[0] != 400, coding[1]))
     if bits > 8:
         raise PhotoError(f"{kind} of {bits} bits is not supported; 8 bits are")
     profile = b"colrprof" in data or b"colrrICC" in data
-    named = _after(data, b"colrnclx", 4)
+    named = next(_each(data, b"colrnclx", 4), None)
     if named and not profile and wide_gamut(*struct.unpack(">HH", named)):
         raise PhotoError(f"{kind} of wide gamut without an ICC profile is not supported")
     return found
@@ -50,7 +48,30 @@ def wide_gamut(primaries: int, transfer: int) -> bool:
     return primaries in {9, 10, 11, 12, 22} or transfer in {8, 16, 18}
 
 
-def _after(data: bytes, name: bytes, size: int) -> bytes | None:
+def _av1(configuration: bytes) -> tuple[int, int]:
+    """Return subsampling and bits."""
+    bits = 8 + 2 * (configuration[2] >> 6 & 1) + 2 * (configuration[2] >> 5 & 1)
+    grey, subsampled = configuration[2] >> 4 & 1, configuration[2] >> 2 & 3
+    return 400 if grey else {2: 422, 3: 420}.get(subsampled, 444), bits
+
+
+def _hevc(configuration: bytes) -> tuple[int, int]:
+    """Return subsampling and bits."""
+    bits = 8 + max(configuration[17] & 7, configuration[18] & 7)
+    return (400, 420, 422, 444)[configuration[16] & 3], bits
+
+
+def _meta(data: bytes) -> bytes:
+    """Return the box of all properties: in megabytes of coded pixels any name may come up."""
+    at = data.find(b"meta")
+    size = int.from_bytes(data[at - 4 : at], "big") if at >= 4 else 0
+    return data[at : at - 4 + size] if size > 8 else data
+
+
+def _each(data: bytes, name: bytes, size: int) -> Iterator[bytes]:
     at = data.find(name)
-    found = data[at + len(name) : at + len(name) + size]
-    return found if at >= 0 and len(found) == size else None
+    while at >= 0:
+        found = data[at + len(name) : at + len(name) + size]
+        if len(found) == size:
+            yield found
+        at = data.find(name, at + len(name))

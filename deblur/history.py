@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,24 @@ def tables(store: Store, parts: Sequence[str], columns: Sequence[str] | None) ->
 
 
 def _tables(store: Store, key: str, columns: Sequence[str] | None) -> Iterable[Any]:
-    try:
+    with _explained(store, key):
         # A seventh of the time of pq.read_table for a small part: that takes a folder for a table.
         file = pq.ParquetFile(pa.BufferReader(store.read(key)))
-        if file.metadata.num_rows > BATCH_ROWS:
-            batches = file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
-            return (pa.Table.from_batches([batch]) for batch in batches)
-        return [file.read(columns, use_threads=False)]
+        if file.metadata.num_rows <= BATCH_ROWS:
+            return [file.read(columns, use_threads=False)]
+
+    def batches() -> Iterator[Any]:
+        with _explained(store, key):
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
+
+    return batches()
+
+
+@contextmanager
+def _explained(store: Store, key: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:

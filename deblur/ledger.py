@@ -3,7 +3,8 @@
 The ledger is a folder of Parquet parts below a restored bucket. A part is written whole, after the
 outputs that it speaks of. The latest row of a key counts: by `finished_at`, and of equal ones the
 later in order of parts. So a row may be there twice, and parts may be merged, without a change of
-what the ledger says.
+what the ledger says. Besides it the latest row with an output's hash is kept: where outputs replace
+their photos, it tells them apart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -52,6 +53,7 @@ Status = Literal["restored", "skipped", "failed"]
 Result = TypeVar("Result")
 
 _MOST_PARTS = 64
+_MERGED = re.compile(r"-merged-(\d{6})-")
 _THREADS = 16
 _LOOKS = 5
 
@@ -110,20 +112,38 @@ def write(store: Store, rows: Sequence[Row]) -> str:
     return key
 
 
-def compact(store: Store, *, more_than: int = _MOST_PARTS) -> int:
+def begun(row: Row) -> Row:
+    """Return the row that is written before an output replaces its photo, or lies beside it.
+
+    Killed before the next one is written, a run would take what it has put for a photo to restore. It
+    settles nothing: no model and no settings have this photo behind them.
+    """
+    return replace(
+        row,
+        model_id="",
+        settings_id="",
+        status="failed",
+        reason="its restoration in place was cut off",
+    )
+
+
+def compact(store: Store, *, more_than: int = _MOST_PARTS, merged: bool = True) -> int:
     """Merge the parts into one if there are more than so many; return how many it replaces.
+
+    Without `merged`, those that are merged already are left alone, so that doing it time and again in
+    a long run reads each row once.
 
     The merged part is there before the first of the others is deleted, and only those are deleted
     that are in it: killed at any point it leaves rows twice, which changes nothing, and what other
     runs write meanwhile stays. Raises OSError if the store fails; then, too, nothing is lost.
     """
-    old = parts(store)
+    old = [key for key in parts(store) if merged or not _MERGED.search(key)]
     if len(old) <= max(more_than, 1):
         return 0
     buffer = io.BytesIO()
     try:
         with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-            for table in _grouped(_current(store, old, None)):
+            for table in _grouped(_current(store, old, None, hashed=True)):
                 if table.column_names != SCHEMA.names:
                     return 0  # a later version of this program knows columns that we would drop
                 writer.write_table(table)
@@ -143,7 +163,7 @@ def _merged_name(old: Sequence[str]) -> str:
     a part because it was deleted meanwhile comes to the merged one. It is never that of another
     set of parts: of two runs that merge at the same time neither may replace the other's.
     """
-    generations = [re.search(r"-merged-(\d{6})-", key) for key in old]
+    generations = [_MERGED.search(key) for key in old]
     generation = 1 + max((int(found[1]) for found in generations if found), default=0)
     time = old[-1].removeprefix(f"{FOLDER}/").partition("-")[0]
     return f"{FOLDER}/{time}-merged-{generation:06}-{_digest(old)}.parquet"
@@ -250,18 +270,30 @@ def _known(store: Store, model_id: str, settings_id: str, retry_failed: bool) ->
     return known.filter(known["status"].is_valid())
 
 
-def _current(store: Store, keys: Sequence[str], columns: Sequence[str] | None) -> Iterator[Any]:
-    """Yield the rows that count: it reads which they are, and then reads them."""
+def _current(
+    store: Store, keys: Sequence[str], columns: Sequence[str] | None, *, hashed: bool = False
+) -> Iterator[Any]:
+    """Yield the rows that count: it reads which they are, and then reads them.
 
-    def places() -> Iterator[Any]:
+    With `hashed` also the latest rows that have an output's hash.
+    """
+
+    def places(hashed: bool) -> Iterator[Any]:
         end = 0
-        for table in history.tables(store, keys, ["key", "finished_at"]):
+        wanted = ["key", "finished_at", *(["output_sha256"] if hashed else [])]
+        for table in history.tables(store, keys, wanted):
             start, end = end, end + table.num_rows
-            yield history.identified(table.append_column("place", pa.array(np.arange(start, end))))
+            table = table.append_column("place", pa.array(np.arange(start, end)))
+            if hashed:
+                table = table.filter(table["output_sha256"].is_valid()).drop_columns(
+                    "output_sha256"
+                )
+            yield history.identified(table)
 
-    if (latest := history.latest(places())) is None:
+    latest = [history.latest(places(each)) for each in ([False, True] if hashed else [False])]
+    if latest[0] is None:
         return
-    found = np.sort(latest["place"].to_numpy())
+    found = np.unique(np.concatenate([rows["place"].to_numpy() for rows in latest]))
     end = 0
     for table in history.tables(store, keys, columns):
         start, end = end, end + table.num_rows

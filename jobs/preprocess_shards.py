@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,7 +78,7 @@ class ShardMaker:
         done: list[pairs.Pair] = []
         rejected: dict[str, str] = {}
         with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-            fetched = threads.map(self._fetch, [key for key, _ in shard.photos])
+            fetched = _ahead(threads, self._fetch, [key for key, _ in shard.photos])
             for (key, category), data in zip(shard.photos, fetched, strict=True):
                 try:
                     if isinstance(data, OSError):
@@ -94,5 +96,20 @@ class ShardMaker:
     def _fetch(self, key: str) -> bytes | OSError:
         try:
             return self._source.read(key)
+        except MemoryError:
+            return OSError(errno.ENOMEM, "the file is larger than the memory")
         except OSError as error:
             return error
+
+
+def _ahead(
+    threads: Executor, read: Callable[[str], bytes | OSError], keys: Sequence[str]
+) -> Iterator[bytes | OSError]:
+    """Yield what is read, in order, by threads a few ahead: all of a shard may be more than the memory."""
+    ahead: deque[Future[bytes | OSError]] = deque()
+    for key in keys:
+        ahead.append(threads.submit(read, key))
+        if len(ahead) > 2 * _FETCH_THREADS:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -21,11 +22,10 @@ from deblur import ledger, models, photo, precision
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.restorer import TILE_BATCH
-from deblur.storage import Entry, Store, open_store
+from deblur.storage import Entry, Store, below, open_store
 from jobs import restore_plan
 from jobs.restore_estimate import estimate
-from jobs.restore_packs import STEPS
-from jobs.restore_report import Pages, account, warn_of
+from jobs.restore_report import Pages, Tally, account, warn_of
 from jobs.restore_stages import Treatment
 from jobs.runtime import (
     RETRIES,
@@ -40,6 +40,9 @@ from jobs.runtime import (
 
 # A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
 _BLOCK_BYTES = 1 << 20
+# After so many the ledger's parts are merged, besides at the end. A photo of 8 megapixels or more is a part
+# by itself, and a killed run would leave them all to the next one: 4 ms each, and three requests.
+_MERGED_PHOTOS = 2000
 
 
 @Parameter(name="*")
@@ -122,30 +125,33 @@ def run(options: Options) -> dict[str, Any]:
         warn_of(refused, "a run lists them in the ledger")
         return summary | {"dry_run": True} | estimate(source, destination, plan, card.model_id)
     if not plan.todo and not plan.refused:
-        return summary | account(plan, [], 0.0, {})
+        return summary | account(plan, Tally(), 0.0)
 
     started = time.perf_counter()
     destination.make_ready()
-    outcomes = restore_plan.write_refused(destination, treatment, plan)
+    tally = Tally()
+    for outcome in restore_plan.write_refused(destination, treatment, plan):
+        tally.add(outcome)
     with cluster(options.cluster):
-        spent = dict.fromkeys(STEPS, 0.0)
-        with Progress("restore", len(plan.todo), "photos") as progress:
+        with (
+            Progress("restore", len(plan.todo), "photos") as progress,
+            ThreadPoolExecutor(1) as thread,
+        ):
             for outcome in _restore(plan.todo, source, destination, model, options, treatment):
-                for step, seconds in outcome.pop("spent").items():
-                    spent[step] += seconds
-                outcomes.append(outcome)
+                tally.add(outcome)
                 progress.advance()
-        _warn_of_memory(outcomes)
-        summary |= account(plan, outcomes, time.perf_counter() - started, spent)
+                if progress.done % _MERGED_PHOTOS == 0:
+                    thread.submit(_compact, destination, merged=False)
+        summary |= account(plan, tally, time.perf_counter() - started)
         _compact(destination)
-        page = Pages(source, destination, card, settings).write(plan, outcomes, summary)
+        page = Pages(source, destination, card, settings).write(plan, tally, summary)
     return summary | ({"report": page} if page else {})
 
 
-def _compact(destination: Store) -> None:
+def _compact(destination: Store, *, merged: bool = True) -> None:
     """Keep the ledger quick to read. Nothing is lost where that fails."""
     try:
-        ledger.compact(destination)
+        ledger.compact(destination, merged=merged)
     except (OSError, DeblurError) as error:
         warn(f"the ledger's parts could not be merged: {error}")
 
@@ -159,7 +165,7 @@ def _settings(options: Options, card: models.Card) -> dict[str, Any]:
         "batch": TILE_BATCH,
     }
     chosen = {
-        "format": None if options.format == "keep" else options.format,
+        "format": _format(options),
         "quality": options.quality,
         "suffix": options.suffix or None,
         "skip_sharp": options.skip_sharp,
@@ -168,11 +174,16 @@ def _settings(options: Options, card: models.Card) -> dict[str, Any]:
     return settings | {name: value for name, value in chosen.items() if value is not None}
 
 
+def _format(options: Options) -> str | None:
+    """Return Pillow's name of the format: `jpg` is `jpeg`."""
+    return photo.FORMATS.get(f".{options.format}".lower())
+
+
 def _treatment(options: Options, model_id: str, settings_id: str) -> Treatment:
     return Treatment(
         model_id,
         settings_id,
-        format=photo.FORMATS.get(f".{options.format}".lower()),
+        format=_format(options),
         quality=options.quality,
         suffix=options.suffix,
         skip_sharp=options.skip_sharp,
@@ -199,10 +210,10 @@ def _restore(
 
     require_gpus(int(options.gpu), options.cluster)
     resources = ray.cluster_resources()
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    actors = options.actors or int(resources.get("GPU", 0) if options.gpu else nodes)
-    if actors < 1:
-        raise UsageError("--gpu: this cluster has no GPU")
+    # A head without cores computes nothing; a cluster that has no GPU, or no core, has yet to grow.
+    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+    found = int(resources.get("GPU", 0)) if options.gpu else nodes
+    actors = options.actors or max(found, 1)
     with bounded_retries():
         dataset = _pipeline(todo, source, destination, model, options, actors, treatment)
     yield from dataset.iter_rows()
@@ -241,19 +252,11 @@ def _pipeline(
                 max_task_retries=RETRIES,
                 **whole,  # half a core leaves room for the other stages even where there is one
             )
-            .map_batches(Deliver(destination, treatment), **whole, **retries)
-        )
-
-
-# === Account ===
-
-
-def _warn_of_memory(outcomes: Sequence[dict[str, Any]]) -> None:
-    fewest = min((outcome["tile_batch"] or TILE_BATCH for outcome in outcomes), default=TILE_BATCH)
-    if fewest < TILE_BATCH:
-        warn(
-            f"the model had memory for {fewest} tiles a call, not {TILE_BATCH}: some pixels may be "
-            "rounded otherwise"
+            .map_batches(
+                Deliver(destination, treatment, in_place=below(source, destination) == ""),
+                **whole,
+                **retries,
+            )
         )
 
 

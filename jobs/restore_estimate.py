@@ -75,13 +75,19 @@ def _size(header: bytes) -> float | None:
 def _rate(destination: Store, model_id: str) -> float | None:
     """Return the megapixels a second of earlier runs, from one photo's end to the next's."""
     columns = ["model_id", "status", "width", "height", "finished_at"]
-    ended, sizes = [np.empty(0)], [np.empty(0)]
-    for table in ledger.read(destination, columns):
-        ours = pc.and_(pc.equal(table["model_id"], model_id), pc.equal(table["status"], "restored"))
-        rows = table.filter(ours)
-        ended.append(rows["finished_at"].cast(pa.int64()).to_numpy() / 1e6)
-        sizes.append(rows["width"].to_numpy() * rows["height"].to_numpy() / 1e6)
-    times, megapixels = np.concatenate(ended), np.concatenate(sizes)
+
+    def history() -> tuple[np.ndarray, np.ndarray]:
+        ended, sizes = [np.empty(0)], [np.empty(0)]
+        for table in ledger.read(destination, columns):
+            ours = pc.and_(
+                pc.equal(table["model_id"], model_id), pc.equal(table["status"], "restored")
+            )
+            rows = table.filter(ours)
+            ended.append(rows["finished_at"].cast(pa.int64()).to_numpy() / 1e6)
+            sizes.append(rows["width"].to_numpy() * rows["height"].to_numpy() / 1e6)
+        return np.concatenate(ended), np.concatenate(sizes)
+
+    times, megapixels = ledger.steadily(history)
     order = np.argsort(times, kind="stable")
     pauses = np.diff(times[order])
     counted = pauses < _PAUSE_S

@@ -186,11 +186,12 @@ def _holders(destination: Store) -> set[str]:
 
 
 def _outputs(destination: Store) -> frozenset[str]:
-    """Return the keys of what was put into DESTINATION under other names than its photos'."""
+    """Return the keys of what was ever put into DESTINATION under other names than its photos'."""
     return ledger.steadily(
         lambda: frozenset(
             output
-            for key, output in _current(destination, "key", "output_key")
+            for table in ledger.read(destination, ["key", "output_key"])
+            for key, output in zip(*(column.to_pylist() for column in table.columns), strict=True)
             if output and output != key
         )
     )
@@ -233,12 +234,14 @@ def write_refused(destination: Store, treatment: Treatment, plan: Plan) -> list[
 
 
 def restored_in_place(destination: Store) -> frozenset[str]:
-    """Return the SHA-256 of all files that were ever put into DESTINATION."""
-    return frozenset(
-        found
-        for table in ledger.read(destination, ["output_sha256"])
-        for found in table.column("output_sha256").to_pylist()
-        if found
+    """Return the SHA-256 of what was put into DESTINATION, or was about to be: of each photo the latest."""
+    return ledger.steadily(
+        lambda: frozenset(
+            found
+            for table in ledger.read(destination, ["output_sha256"])
+            for found in table.column("output_sha256").to_pylist()
+            if found
+        )
     )
 
 

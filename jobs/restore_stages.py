@@ -207,15 +207,20 @@ class Restore:
 class Deliver:
     """Encodes and puts the photos of a pack, then writes what became of them into the ledger."""
 
-    def __init__(self, destination: Store, treatment: Treatment) -> None:
-        self._destination, self._treatment = destination, treatment
+    def __init__(self, destination: Store, treatment: Treatment, *, in_place: bool = False) -> None:
+        """Take the store, and whether it is also the photos': the ledger then knows outputs before they are there."""
+        self._destination, self._treatment, self._in_place = destination, treatment, in_place
 
     def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
         """Return a row about each photo, for the driver."""
         outcomes = []
         for pack in from_table(batch):
             with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-                rows = list(threads.map(self._deliver, pack))
+                made = list(threads.map(self._made, pack))
+                begun = [ledger.begun(row) for row, data in made if data is not None]
+                if begun and self._in_place:
+                    ledger.write(self._destination, begun)
+                rows = list(threads.map(self._put, pack, *zip(*made, strict=True)))
             ledger.write(self._destination, rows)
             outcomes += [
                 outcome(row, item.tile_batch)
@@ -224,7 +229,8 @@ class Deliver:
             ]
         return {name: [each[name] for each in outcomes] for name in outcomes[0]} if outcomes else {}
 
-    def _deliver(self, item: Item) -> ledger.Row:
+    def _made(self, item: Item) -> tuple[ledger.Row, bytes | None]:
+        """Return what the ledger will say if the output can be put, and the output, if there is one."""
         row = ledger.Row(
             item.entry.key,
             item.entry.etag,
@@ -237,35 +243,44 @@ class Deliver:
             output_sha256=item.sha256,
             sharpness_before=item.sharpness,
         )
-        try:
-            if item.copy is not None:
-                row = self._put(row, self._treatment.copy_key(row.key), item.copy, item.spent)
-            elif item.photo is not None:
-                row = self._restored(row, item, item.photo)
-        except (PhotoError, OSError) as error:
-            refused = isinstance(error, PhotoError)
-            why = str(error) if refused else f"cannot be written: {reason(error)}"
-            row = replace(row, status="failed", reason=why)
-        return replace(row, seconds=sum(item.spent.values()))
-
-    def _restored(self, row: ledger.Row, item: Item, result: photo.Photo) -> ledger.Row:
+        if item.copy is not None:
+            return _with_output(row, self._treatment.copy_key(row.key), item.copy), item.copy
+        if item.photo is None:
+            return row, None
+        result = item.photo
         row = replace(row, width=result.width, height=result.height)
-        if item.looks is not None:
+        try:
             with timed(item.spent, "measure"):
-                why = guards.objection(item.looks, guards.strong_blur(result.pixels))
+                sharpness = metrics.sharpness(result.pixels)
+                why = (
+                    guards.objection(item.looks, guards.strong_blur(result.pixels))
+                    if item.looks is not None
+                    else None
+                )
             if why:
                 raise PhotoError(f"{why}; --no-guard --retry-failed writes it all the same")
-        with timed(item.spent, "encode"):
-            data = photo.encode(self._treatment.written(result, row.key))
-        row = self._put(row, self._treatment.output_key(row.key), data, item.spent)
-        with timed(item.spent, "measure"):
-            sharpness = metrics.sharpness(result.pixels)
-        return replace(row, status="restored", sharpness_after=sharpness)
+            with timed(item.spent, "encode"):
+                data = photo.encode(self._treatment.written(result, row.key))
+        except PhotoError as error:
+            return replace(row, reason=str(error)), None
+        row = replace(row, status="restored", sharpness_after=sharpness)
+        return _with_output(row, self._treatment.output_key(row.key), data), data
 
-    def _put(self, row: ledger.Row, key: str, data: bytes, spent: dict[str, float]) -> ledger.Row:
-        with timed(spent, "put", time.perf_counter):
-            self._destination.put(key, data)
-        return replace(row, output_key=key, output_sha256=hashlib.sha256(data).hexdigest())
+    def _put(self, item: Item, row: ledger.Row, data: bytes | None) -> ledger.Row:
+        if data is not None and row.output_key is not None:
+            try:
+                with timed(item.spent, "put", time.perf_counter):
+                    self._destination.put(row.output_key, data)
+            except OSError as error:
+                row = replace(
+                    row, status="failed", reason=f"cannot be written: {reason(error)}",
+                    output_key=None, output_sha256=None, sharpness_after=None,
+                )  # fmt: skip
+        return replace(row, seconds=sum(item.spent.values()))
+
+
+def _with_output(row: ledger.Row, key: str, data: bytes) -> ledger.Row:
+    return replace(row, output_key=key, output_sha256=hashlib.sha256(data).hexdigest())
 
 
 def outcome(row: ledger.Row, tile_batch: int = 0) -> dict[str, Any]:

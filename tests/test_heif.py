@@ -32,6 +32,13 @@ def test_the_boxes_tell_of_the_chroma(made: Any, chroma: int) -> None:
     assert heif.chroma(b"..." + made(8, chroma) + b"...") == chroma
 
 
+@pytest.mark.parametrize("made", [av1, hevc])
+def test_an_auxiliary_image_of_greys_says_nothing_of_the_photo(made: Any) -> None:
+    boxes = made(8, 400) + made(8, 422) + made(8, 400)
+    meta = struct.pack(">I", 8 + len(boxes)) + b"meta" + boxes
+    assert heif.chroma(b"ftyp" + meta + b"mdat" + made(10, 444)) == 422
+
+
 @pytest.mark.parametrize("bits", [10, 12])
 @pytest.mark.parametrize(("made", "name"), [(av1, "AVIF"), (hevc, "HEIF")])
 def test_more_bits_are_refused(made: Any, name: str, bits: int) -> None:

@@ -333,6 +333,38 @@ def test_a_merged_ledger_is_the_same_and_small(store: Store) -> None:
     assert done(store)["a"] == ("e4", "restored")
 
 
+def test_damage_within_a_part_of_many_rows_is_told(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    name = ledger.write(store, [row(f"{number}") for number in range(history.BATCH_ROWS + 1)])
+    data = bytearray(store.read(name))
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 4)
+    store.put(name, bytes(data))
+    with pytest.raises(UsageError, match=r"a part of the ledger, cannot be read"):
+        list(ledger.read(store))
+
+
+def test_a_long_run_merges_what_is_not_merged_yet(store: Store) -> None:
+    for number in range(9):
+        ledger.write(store, [row(f"a{number}")])
+        if number % 3 == 2:
+            assert ledger.compact(store, more_than=2, merged=False) == 3
+    assert len(ledger.parts(store)) == 3
+    assert ledger.compact(store, more_than=2) == 3
+    assert len(done(store)) == 9
+
+
+def test_a_merge_keeps_the_latest_hash_of_each_photo(store: Store) -> None:
+    for number in (1, 2):
+        ledger.write(
+            store, [dataclasses.replace(row("a", f"e{number}"), output_sha256=f"h{number}")]
+        )
+    ledger.write(store, [row("a", "e3", status="failed", reason="changed since it was listed")])
+    assert ledger.compact(store, more_than=1) == 3
+    (table,) = ledger.read(store)
+    assert table["output_sha256"].to_pylist() == ["h2", None]
+    assert done(store)["a"] == ("e3", "failed")
+
+
 def test_a_merged_part_comes_after_what_it_replaces_and_before_what_is_written_later() -> None:
     # A listing takes many requests: if it misses a part that is deleted meanwhile, it must still
     # come to the merged one.

@@ -10,7 +10,7 @@ from deblur import pairs, photo
 from deblur.errors import UsageError
 from deblur.places365 import Pool
 from deblur.storage import LocalStore, open_store
-from jobs import preprocess, runtime
+from jobs import preprocess, preprocess_shards, runtime
 from jobs.preprocess_shards import Shard, bundles
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -196,3 +196,28 @@ def test_a_name_that_is_not_utf8_is_rejected(photos, tmp_path: Path) -> None:
         {"key": key, "split": "", "reason": "its name is not UTF-8"}
         for key in (r"caf\udce9.jpg", r"caf\udce9/c.jpg")
     ]
+
+
+def test_files_are_read_a_few_ahead_and_one_too_large_is_rejected(photos, tmp_path: Path) -> None:
+    read: list[str] = []
+
+    class Large(LocalStore):
+        def read(self, key: str, etag: str | None = None) -> bytes:
+            read.append(key)
+            if key == "1.jpg":
+                raise MemoryError
+            return photos.jpeg(64, 64)
+
+    threads = preprocess_shards.ThreadPoolExecutor(1)
+    names = [f"{number}.jpg" for number in range(64)]
+    maker = preprocess_shards.ShardMaker(
+        Large(str(tmp_path)), LocalStore(str(tmp_path / "out")), recipe="box14", seed=0, size_px=64, plan_id="plan",
+    )  # fmt: skip
+    with threads:
+        ahead = preprocess_shards._ahead(threads, maker._fetch, names)
+        next(ahead)
+        threads.submit(lambda: None).result()  # all that was asked for by now has been read
+        assert len(read) == 17
+    facts = maker.make(Shard("train/a.parquet", "train", tuple((name, "") for name in names[:3])))
+    assert facts.pairs == 2
+    assert facts.rejected == {"1.jpg": "cannot be read: the file is larger than the memory"}

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deblur import ledger, photo
+from deblur import ledger, models, photo
 from deblur.errors import UsageError
 from deblur.storage import Entry, LocalStore, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
@@ -246,9 +246,86 @@ def test_what_may_not_be_read_and_what_finds_the_disk_full(
     item = restore_packs.Item(item.entry, photo.Photo(photos.pixels(), format="JPEG"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse(errno.ENOSPC))
-        row = deliver._deliver(item)
-    assert (row.status, row.output_key) == ("failed", None)
+        row = deliver._put(item, *deliver._made(item))
+    assert (row.status, row.output_key, row.output_sha256) == ("failed", None, None)
     assert row.reason == "cannot be written: the disk is full: No space left on device"
+
+
+@pytest.mark.parametrize("suffix", ["", "-sharp"])
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("killed", ["before the put", "after the put", "and done again"])
+def test_who_is_killed_in_place_restores_nothing_twice(
+    photos, tmp_path: Path, killed: str, merged: bool, suffix: str
+) -> None:
+    """Fetch, invert, deliver, as a run does, and then another run on what is left."""
+    store, treatment = LocalStore(str(tmp_path)), restore_stages.Treatment("m", "s", suffix=suffix)
+    put(tmp_path, {"a.png": photos.file(photos.pixels(), "PNG")})
+    deliver = restore_stages.Deliver(store, treatment, in_place=True)
+
+    class Killed(Exception):
+        pass
+
+    class Dying(LocalStore):
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            if key.endswith(".png") and killed == "before the put":
+                raise Killed
+            super().put(key, data)
+            if key.endswith(".png"):
+                raise Killed
+
+    def steps(deliver: restore_stages.Deliver, entries: list[Entry]) -> list[str]:
+        fetch = restore_stages.Fetch(store, treatment, restore_plan.restored_in_place(store))
+        found = []
+        for table in fetch({"chunk": [entries]}):
+            (pack,) = restore_packs.from_table(table)
+            pack = [
+                replace(item, photo=item.photo.with_pixels(255 - item.photo.pixels), looks=None)
+                if item.photo
+                else item
+                for item in pack
+            ]
+            found += deliver(restore_packs.to_table(pack))["status"]
+        return found
+
+    def todo() -> list[Entry]:
+        plan = restore_plan.plan(
+            store, store, treatment, limit=None, retry_failed=False, probe=False
+        )
+        return list(plan.todo)
+
+    listed = todo()
+    with pytest.raises(Killed):
+        steps(restore_stages.Deliver(Dying(str(tmp_path)), treatment, in_place=True), listed)
+    if killed == "and done again":  # by Ray, from the listing of the same run
+        steps(deliver, listed)
+    if merged and len(ledger.parts(store)) > 1:
+        ledger.compact(store, more_than=1)
+    for _ in range(2):
+        steps(deliver, todo())
+    expected = 255 - photos.pixels()
+    made = photo.decode((tmp_path / f"a{suffix}.png").read_bytes()).pixels
+    np.testing.assert_array_equal(made, expected)
+    assert todo() == []
+    assert {file.name for file in tmp_path.glob("*.png")} == {"a.png", f"a{suffix}.png"}
+
+
+def test_parts_are_merged_while_a_run_goes_on(
+    blurred: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "_MERGED_PHOTOS", 1)
+    asked = []
+    monkeypatch.setattr(ledger, "compact", lambda store, *, merged=True: asked.append(merged))
+    restore.run(options_for(blurred, tmp_path / "out", trained))
+    assert asked == [False] * 6 + [True]
+
+
+def test_names_of_one_format_are_one_setting(trained: Path) -> None:
+    card = models.read_card(open_store(trained / "model"))
+    found = {
+        ledger.settings_id(restore._settings(restore.Options("in", "out", format=name), card))
+        for name in ("jpg", "jpeg", "JPEG")
+    }
+    assert len(found) == 1
 
 
 # === Options ===
