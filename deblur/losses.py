@@ -13,8 +13,6 @@ from keras import ops
 
 Tensor = Any
 
-# Charbonnier's, where |d| turns into d²: a quarter of an 8-bit level.
-_CHARBONNIER_EPSILON = 1e-3
 # NAFNet's (Chen et al., ECCV 2022): an error that no 8-bit photo shows.
 _PSNR_EPSILON = 1e-8
 
@@ -22,15 +20,6 @@ _PSNR_EPSILON = 1e-8
 def l1(restored: Tensor, sharp: Tensor) -> Tensor:
     """Return the mean absolute error of (B, H, W, 3) in [0, 1], on pix2pix's [-1, 1] scale."""
     return 2.0 * ops.mean(ops.abs(restored - sharp), axis=(1, 2, 3))
-
-
-def charbonnier(restored: Tensor, sharp: Tensor) -> Tensor:
-    """Return the mean of sqrt(d² + ε²) of (B, H, W, 3) in [0, 1]: L1, smooth at zero.
-
-    Charbonnier et al., "Two deterministic half-quadratic regularization algorithms", ICIP 1994.
-    """
-    squared = ops.square(restored - sharp) + _CHARBONNIER_EPSILON**2
-    return ops.mean(ops.sqrt(squared), axis=(1, 2, 3))
 
 
 def psnr(restored: Tensor, sharp: Tensor) -> Tensor:
@@ -44,7 +33,6 @@ def psnr(restored: Tensor, sharp: Tensor) -> Tensor:
 
 PIXEL: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": l1,
-    "charbonnier": charbonnier,
     "psnr": psnr,
 }
 

@@ -1,10 +1,10 @@
 """A model in the format of another program.
 
-    deblur export photo photo.onnx                  # ONNX, which its runtimes read without TensorFlow
+    deblur export photo photo-onnx/                 # ONNX, which its runtimes read without TensorFlow
     deblur export run/model exported/ --format savedmodel
 
 Photos go in as (B, H, W, 3) float32 in [0, 1] and come out alike, of any size that is a multiple of
-the network's stride (pix2pix: 256). Tiles, and all that a photo has besides pixels, are `restore`'s.
+the network's stride (of pix2pix: of 256 pixels alone). Tiles, and all that a photo has besides pixels, are `restore`'s.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def run(options: Options) -> dict[str, Any]:
         "format": options.format,
         "out": destination.uri,
         "files": {entry.key: entry.size_bytes for entry in destination.list()},
-        "sides_are_multiples_of": shape.stride,
+        **(
+            {"sides_are": shape.stride} if shape.fixed else {"sides_are_multiples_of": shape.stride}
+        ),
         "tile_px": shape.tile_px,
     }
 

@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 from cyclopts import App, CycloptsError, Parameter
 
 from deblur.errors import DeblurError, UsageError
+from deblur.storage import refuse_secrets
 from jobs.runtime import note, warn
 from jobs.submit_output import Output
 
@@ -128,6 +129,9 @@ def check(words: tuple[str, ...]) -> None:
         raise UsageError(
             f"after `--` one of {', '.join(_SUBMITTABLE)} is expected, received {received}"
         )
+    for word in words:  # places are options' values, too
+        if "://" in word:
+            refuse_secrets(word.partition("=")[2] if word.startswith("-") else word)
     job = App(default_parameter=Parameter(negative=()), help_flags=(), version_flags=())
     module = import_module(f"jobs.{words[0]}")
     job.default(module.run)

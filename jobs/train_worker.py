@@ -46,6 +46,7 @@ class Progress:
         best_step, best: of the validation to keep, and its PSNR; 0 if there was none.
         without_gain: validations since then.
         figures: of that validation.
+        policy: the dtype policy that the run was begun in.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class Progress:
     best: float = float("-inf")
     without_gain: int = 0
     figures: Mapping[str, Mapping[str, float]] | None = None
+    policy: str = ""
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -84,7 +86,8 @@ class _Worker:
         for device in gpus:
             tf.config.experimental.set_memory_growth(device, True)
         strategy = _strategy(context.get_world_size(), len(gpus))
-        precision = policy(self._plan.precision) if self._chief else None
+        # What was begun in bfloat16 goes on so, whatever the machine of worker 0 is by now.
+        precision = (_begun() or policy(self._plan.precision)) if self._chief else None
         self.policy = ray.train.collective.broadcast_from_rank_zero(precision)
         self._recipe = self._plan.recipe
         self._training = Training(
@@ -192,7 +195,7 @@ class _Worker:
                 shown = self._config["album"].glimpse(_SHOWN_PHOTOS)
                 blurred = (example.blurred for example in shown)
                 self._revived = self._training.revive(blurred, seed=self._plan.seed)
-            return Progress()
+            return Progress(policy=self.policy)
         with checkpoint.as_directory() as folder:
             self._training.load(Path(folder))
             progress = Progress(**json.loads((Path(folder) / _PROGRESS_FILE).read_text()))
@@ -231,6 +234,15 @@ class _Worker:
                     (Path(folder) / entry.key).write_bytes(checkpoints.read(entry.key))
                 self._training.load(Path(folder))
         record.finish(best or self._progress.step, self._progress, self.policy)
+
+
+def _begun() -> str:
+    """Return the dtype policy of the checkpoint that the run goes on from, if there is one that says so."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return ""
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{_PROGRESS_FILE}") as file:
+        return str(json.loads(file.read()).get("policy", ""))
 
 
 def _cores() -> int:

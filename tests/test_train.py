@@ -101,6 +101,18 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     assert found.figures == expected.figures
 
 
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
+    made_pairs: Path, tmp_path: Path
+) -> None:
+    cut_off(tmp_path / "run", made_pairs)
+    progress = tmp_path / "run" / "checkpoints" / "step-00000003" / "progress.json"
+    before = json.loads(progress.read_text())
+    other = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}[before["policy"]]
+    progress.write_text(json.dumps(before | {"policy": other}))
+    train.run(options(made_pairs, tmp_path / "run"))
+    assert models.read_card(open_store(tmp_path / "run" / "model")).precision == other
+
+
 def test_sharp_photos_are_blurred_anew_from_another_model_in_relative_folders(
     trained: Path, sharp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
