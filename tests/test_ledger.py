@@ -197,6 +197,9 @@ class Memory(Store):
         except KeyError:
             raise FileNotFoundError(2, "no such object", key) from None
 
+    def exists(self, key: str) -> bool:
+        return key in self.objects
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         self.objects[key] = bytes(data)
 

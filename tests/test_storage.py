@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from deblur import storage
@@ -161,6 +162,14 @@ def test_uris_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (open_store("a") / "b").uri == str(tmp_path / "a/b")
 
 
+def test_a_file_uri_may_name_this_machine_and_no_other(tmp_path: Path) -> None:
+    for host in ["localhost", "LOCALHOST"]:
+        assert open_store(f"file://{host}{tmp_path}/a%20b").uri == str(tmp_path / "a b")
+    for uri in ["file://server/share/a", "file://photos", "file://localhost", "file://"]:
+        with pytest.raises(UsageError, match="is no folder of this machine; expected file:///"):
+            open_store(uri)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for name, text in [("none", "there is no folder"), ("file", "is a file, not a folder")]:
@@ -177,6 +186,18 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
             UsageError, match=r"^cannot write to .*file.*: (File exists|Not a directory)"
         ):
             open_store(tmp_path / name).make_ready()
+
+
+def test_a_place_where_nothing_may_be_deleted_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "access denied (AccessDenied)")
+
+    store = open_store(tmp_path)
+    monkeypatch.setattr(LocalStore, "delete", refuse)
+    store.make_ready()
+    assert keys(store) == []
 
 
 def test_a_put_that_fails_leaves_what_was_there(
@@ -257,6 +278,85 @@ def test_a_put_through_arrow_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output"):
         store.put("a", b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+class _Filesystem:
+    """One of pyarrow's, that counts its calls, is of another kind, or cannot do something."""
+
+    def __init__(self, store: ArrowStore, **own: Any) -> None:
+        self._inner, self._own = store._filesystem, own
+        self.calls: list[str] = []
+        store._filesystem = self
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(name)
+        return self._own[name] if name in self._own else getattr(self._inner, name)
+
+
+def _cannot(*_: Any, **__: Any) -> None:
+    raise pa.ArrowNotImplementedError("not implemented for such accounts")
+
+
+@pytest.mark.parametrize("kind", ["abfs", "gcs"])
+def test_object_stores_are_written_to_directly(tmp_path: Path, kind: str) -> None:
+    store = ArrowStore(tmp_path.as_uri())
+    # Azure without a hierarchical namespace cannot move, and neither has folders.
+    _Filesystem(store, type_name=kind, move=_cannot, create_dir=_cannot)
+    store.make_ready()
+    store.put("a", b"1")
+    store.put("a", b"22")
+    assert store.read("a") == b"22"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_filesystem_cannot_do_is_an_os_error(tmp_path: Path) -> None:
+    store = ArrowStore(tmp_path.as_uri())
+    store.put("a", b"x")
+    names = ["move", "open_input_file", "delete_file", "get_file_info"]
+    _Filesystem(store, **dict.fromkeys(names, _cannot))
+    with pytest.raises(UsageError, match=r"cannot write to .*: not implemented"):
+        store.make_ready()
+    with pytest.raises(UsageError, match=r"cannot list .*: not implemented"):
+        keys(store)
+    for call in (store.read, store.delete, store.exists, lambda key: store.put(key, b"y")):
+        with pytest.raises(OSError, match="not implemented"):
+            call("a")
+
+
+def test_a_read_asks_once_whether_it_is_the_one_that_was_listed(tmp_path: Path) -> None:
+    store = ArrowStore(tmp_path.as_uri())
+    store.put("a", b"x")
+    (entry,) = store.list()
+    filesystem = _Filesystem(store)
+    assert store.read("a", entry.etag) == b"x"
+    assert filesystem.calls == ["open_input_file", "get_file_info"]
+
+
+def test_an_object_that_changes_while_it_is_read_through_arrow(tmp_path: Path) -> None:
+    store = ArrowStore(tmp_path.as_uri())
+    store.put("a", b"1")
+    (entry,) = store.list()
+
+    def and_change(path: str) -> Any:
+        file = filesystem._inner.open_input_file(path)
+        (tmp_path / "a").write_bytes(b"22")
+        return file
+
+    filesystem = _Filesystem(store, open_input_file=and_change)
+    with pytest.raises(OSError, match="changed since it was listed"):
+        store.read("a", entry.etag)
+
+
+def test_the_options_of_a_uri_stay_at_its_end() -> None:
+    options = "?scheme=http&endpoint_override=localhost:1"
+    store = open_store(f"gs://anonymous@bucket/a/{options}")
+    below = store / "b c"
+    assert below.uri == "gs://anonymous@bucket/a/b%20c"
+    assert [place.arrow()[1] for place in (store, below)] == ["bucket/a", "bucket/a/b c"]
+    again = pickle.loads(pickle.dumps(below))
+    assert again.arrow()[1] == "bucket/a/b c"
+    assert again.arrow()[0] == store.arrow()[0], "it has the same options"
+    assert storage.below(below, store) == "b%20c/"
 
 
 @pytest.mark.parametrize("key", ["../out", "a/../../out", "/tmp/out", ""])
@@ -350,6 +450,16 @@ def test_markers_of_folders_are_no_objects(bucket: Callable[[], str]) -> None:
     assert keys(store / "p") == ["a/b"]
 
 
+@pytest.mark.parametrize("uri", ["s3://b/photos/", "s3://b//photos", "s3://b///photos//"])
+def test_one_place_has_one_uri(uri: str) -> None:
+    place, inner = open_store(uri), open_store("s3://b//photos/out/")
+    assert place.uri == "s3://b/photos"
+    assert open_store("s3://b/").uri == "s3://b"
+    assert storage.below(place, open_store("s3://b/photos")) == ""
+    assert storage.below(inner, place) == "out/"
+    assert storage.below(place, inner) is None
+
+
 @pytest.mark.parametrize(
     ("uri", "text"),
     [
@@ -365,10 +475,11 @@ def test_uris_that_name_no_place(s3: str, uri: str, text: str) -> None:
         keys(open_store(uri))
 
 
-def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize("secret", ["secret", "sec/ret", "sec[ret"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(secret: str) -> None:
     with pytest.raises(UsageError) as caught:
-        open_store("s3://AKIA123:secret@bucket/prefix")
-    assert "secret" not in str(caught.value)
+        open_store(f"s3://AKIA123:{secret}@bucket/prefix")
+    assert "sec" not in str(caught.value)
 
 
 def test_no_credentials(
@@ -484,6 +595,33 @@ def test_an_endpoint_that_is_no_store(s3: str, fresh_clients: None) -> None:
         for call in (lambda: keys(store), store.make_ready):
             with pytest.raises(UsageError, match=f"{endpoint} is no S3 endpoint"):
                 call()
+
+
+def test_a_store_that_is_busy_from_the_start_is_waited_for(
+    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    monkeypatch.setattr(storage.s3, "_FIRST_PATIENCE_S", 0.0)
+    slow, page = b"<Error><Code>SlowDown</Code></Error>", b"<html>no upstream</html>"
+    with _server([*[(503, slow, len(slow))] * 3, (200, b"whole", 5)]) as endpoint:
+        assert S3Store("s3://bucket", endpoint).read("a") == b"whole"
+    with _server([(503, page, len(page))]) as endpoint, pytest.raises(OSError, match="503"):
+        S3Store("s3://bucket", endpoint).read("a")  # that was no store, but something before it
+
+
+def test_objects_have_a_content_type(bucket: Callable[[], str]) -> None:
+    store = open_store(f"{bucket()}/p")
+    assert isinstance(store, S3Store)
+    types = {
+        "_deblur/report.html": "text/html",
+        "dataset.json": "application/json",
+        "a/b.JPG": "image/jpeg",
+        "x://[y/?.png": "image/png",
+        "train/0.parquet": "application/octet-stream",
+        "a.b/c": "application/octet-stream",
+    }
+    for key, kind in types.items():
+        store.put(key, b"x")
+        assert store._call("head_object", Key=f"p/{key}")["ContentType"] == kind
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from deblur.errors import UsageError
 from deblur.storage import S3Store
+from deblur.storage.s3_arrow import Renewing
 from tests.stores import Become, SeaweedFS
 
 _numbers = itertools.count()
@@ -78,6 +86,48 @@ def test_a_source_to_read_and_a_destination_to_write(
     assert destination.read("a") == b"x"
     with pytest.raises(UsageError, match="cannot write to s3://tests"):
         store.make_ready()
+
+
+def test_pyarrow_with_boto3_s_keys(store: S3Store, become: Become, tmp_path: Path) -> None:
+    become("testing")
+    options = {
+        "region": "us-east-1",
+        "endpoint_override": urlsplit(str(store.endpoint)).netloc,
+        "scheme": "http",
+    }
+    filesystem = fs.PyFileSystem(Renewing(store, options))
+    path = f"{store.bucket}/{store.prefix}"
+    filesystem.create_dir(f"{path}/a")
+    with filesystem.open_output_stream(
+        f"{path}/a/b.txt", metadata={"Content-Type": "text/plain"}
+    ) as file:
+        file.write(b"whole")
+    filesystem.copy_file(f"{path}/a/b.txt", f"{path}/a/c.txt")
+    filesystem.move(f"{path}/a/c.txt", f"{path}/a/d.txt")
+    with filesystem.open_input_stream(f"{path}/a/d.txt") as file:
+        assert file.read() == b"whole"
+    selector = fs.FileSelector(path, recursive=True)
+    found = {info.path.removeprefix(f"{path}/") for info in filesystem.get_file_info(selector)}
+    assert found == {"a", "a/b.txt", "a/d.txt"}
+
+    table = pa.table({"a": [1, 2]})
+    pq.write_table(table, f"{path}/t/0.parquet", filesystem=filesystem)
+    (fragment,) = ds.dataset(f"{path}/t", filesystem=filesystem).get_fragments()
+    pickled = pickle.dumps((fragment.filesystem, fragment))  # as Ray sends them to its workers
+    assert b"testing" not in pickled
+    assert pickle.loads(pickled)[1].to_table() == table
+
+    # As Ray Train moves its checkpoints.
+    fs.copy_files(f"{path}/t", str(tmp_path), filesystem, fs.LocalFileSystem())
+    fs.copy_files(str(tmp_path), f"{path}/t/again", fs.LocalFileSystem(), filesystem)
+    assert pq.read_table(f"{path}/t/again/0.parquet", filesystem=filesystem) == table
+
+    filesystem.delete_file(f"{path}/a/b.txt")
+    filesystem.delete_dir(f"{path}/t")
+    assert [entry.key for entry in store.list()] == ["a/d.txt"]
+    become("testing", "not-the-secret")
+    with pytest.raises(OSError, match=r"ACCESS_DENIED|SignatureDoesNotMatch|403"):
+        filesystem.get_file_info(f"{path}/a/d.txt")
 
 
 def test_two_thousand_objects(store: S3Store) -> None:

@@ -132,6 +132,35 @@ def test_a_good_command_passes_and_folders_are_pointed_out(
     assert (told in error) if told else not error
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("restore", "s3://AKIA:SECRET@in/photos", "s3://out"),
+        ("restore", "s3://in", "s3://AKIA:SEC/RET@out"),
+        (*WORDS[:-2], "--model=s3://AKIA:SECRET@models/box14"),
+        (
+            "evaluate",
+            "s3://p",
+            "s3://r",
+            "--model",
+            "s3://m",
+            "--model",
+            "gs://m?access_token=SECRET",
+        ),
+        ("train", "s3://p", "abfss://:SECRET@account.dfs.core.windows.net/box"),
+    ],
+)
+def test_credentials_in_a_place_are_refused_and_not_repeated(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="must not hold credentials") as refusal:
+        submit.check(words)
+    assert "SEC" not in str(refusal.value)
+
+
+def test_what_only_looks_like_credentials_passes() -> None:
+    submit.check(("preprocess", "s3://in/a@b", "s3://out/x?key=1", "--categories", "a@b,c:d@e"))
+    submit.check(("train", "s3://p", "s3://r", "--licence", "see https://example.org/licence"))
+
+
 def test_the_command_arrives_word_by_word() -> None:
     words = ("preprocess", "/a b/it's $HOME", "s3://p", "--categories", "a,b;c")
     cluster = Cluster()

@@ -13,11 +13,14 @@ import urllib.parse
 
 from deblur.errors import UsageError
 from deblur.storage.arrow import ArrowStore
-from deblur.storage.base import Entry, Store, reason
+from deblur.storage.base import Entry, Store, reason, refuse_secrets
 from deblur.storage.local import LocalStore
 from deblur.storage.s3 import S3Store
 
-__all__ = ["ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "below", "open_store", "reason"]
+__all__ = [
+    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "below", "open_store", "reason",
+    "refuse_secrets",
+]  # fmt: skip
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -32,7 +35,10 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     if not separator:
         return LocalStore(text)
     if scheme == "file":
-        return LocalStore(urllib.parse.unquote(rest))
+        host, slash, path = rest.partition("/")
+        if host.lower() not in {"", "localhost"} or not slash:
+            raise UsageError(f"{text!r} is no folder of this machine; expected file:///folder")
+        return LocalStore(f"/{urllib.parse.unquote(path)}")
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return S3Store(text, endpoint)

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import errno
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from deblur.errors import UsageError
-from deblur.storage.base import Entry, Store, changed, hidden, reason, temporary_name, vanished
+from deblur.storage.base import (
+    Entry,
+    Store,
+    changed,
+    hidden,
+    reason,
+    refuse_secrets,
+    temporary_name,
+    vanished,
+)
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
-
-_SECRET = re.compile(r"(key|secret|token|password|sig|signature)=", re.IGNORECASE)
+# By pyarrow's `type_name`: these show an object when its stream is closed, whole or not at all.
+# What `FileSystem.move` does there is a copy at best, and Azure without a hierarchical namespace
+# has none.
+_WHOLE = {"abfs", "gcs", "s3"}
 
 
 class ArrowStore(Store):
-    """Whatever else pyarrow opens. It has no ETags, so time and size stand in for them."""
+    """Whatever else pyarrow opens. It has no ETags, so time and size stand in for them.
+
+    What a URI has after `?` (an endpoint, say) goes along, but is no part of `uri`, to which keys
+    are appended.
+    """
 
     def __init__(self, uri: str) -> None:
         from pyarrow import ArrowException, fs
 
-        self.uri = uri.rstrip("/")
-        parts = urllib.parse.urlsplit(uri)
-        if parts.password or _SECRET.search(parts.query):  # the URI goes into logs and ledgers
-            raise UsageError(
-                f"a URI must not hold credentials; expected {parts.scheme}://bucket/prefix, and "
-                "credentials in the environment"
-            )
+        refuse_secrets(uri)
+        address, mark, options = uri.partition("?")
+        self.uri, self._options = address.rstrip("/"), mark + options
         try:
-            self._filesystem, self._root = fs.FileSystem.from_uri(self.uri)
+            self._filesystem, self._root = fs.FileSystem.from_uri(self.uri + self._options)
         except (ArrowException, OSError, ValueError) as error:
             raise UsageError(
                 f"{uri!r} cannot be opened: {reason(error)}; "
@@ -39,10 +50,10 @@ class ArrowStore(Store):
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ArrowStore, (self.uri,)
+        return ArrowStore, (self.uri + self._options,)
 
     def __truediv__(self, prefix: str) -> ArrowStore:
-        return ArrowStore(f"{self.uri}/{urllib.parse.quote(prefix)}")
+        return ArrowStore(f"{self.uri}/{urllib.parse.quote(prefix)}{self._options}")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         from pyarrow import fs
@@ -52,7 +63,8 @@ class ArrowStore(Store):
             f"{root}/{prefix}".rstrip("/"), recursive=True, allow_not_found=bool(prefix)
         )
         try:
-            infos = self._filesystem.get_file_info(selector)
+            with _os_errors(root):
+                infos = self._filesystem.get_file_info(selector)
         except OSError as error:
             raise UsageError(f"cannot list {self.uri}: {reason(error)}") from error
         for info in sorted(infos, key=lambda info: info.path):
@@ -61,45 +73,76 @@ class ArrowStore(Store):
                 yield Entry(key, info.size, _etag(info))
 
     def read(self, key: str, etag: str | None = None) -> bytes:
-        self._check(key, etag)
-        with self._filesystem.open_input_file(f"{self._root}/{key}") as file:
-            data: bytes = file.read()
-        self._check(key, etag)
-        return data
-
-    def _check(self, key: str, etag: str | None) -> None:
-        """Raise OSError unless the object is the one with that ETag, if any is given."""
+        path = f"{self._root}/{key}"
+        try:
+            with _os_errors(path), self._filesystem.open_input_file(path) as file:
+                data: bytes = file.read()
+        except FileNotFoundError as error:
+            raise error if etag is None else vanished(key) from error
         if etag is not None:
-            if not self.exists(key):
+            # Afterwards alone: if it is still the one that was listed, it was so all the while.
+            with _os_errors(path):
+                info = self._filesystem.get_file_info(path)
+            if not _is_file(info):
                 raise vanished(key)
-            if _etag(self._filesystem.get_file_info(f"{self._root}/{key}")) != etag:
+            if _etag(info) != etag:
                 raise changed(key)
+        return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = f"{self._root}/{key}"
+        with _os_errors(path):
+            if self._filesystem.type_name in _WHOLE:
+                self._write(path, data)
+            else:
+                self._write_and_move(path, data)
+
+    def _write(self, path: str, data: bytes | memoryview) -> None:
+        with self._filesystem.open_output_stream(path) as file:
+            file.write(data)
+
+    def _write_and_move(self, path: str, data: bytes | memoryview) -> None:
         folder = path.rpartition("/")[0]
         temporary = f"{folder}/{temporary_name()}"
         self._filesystem.create_dir(folder, recursive=True)
         try:
-            with self._filesystem.open_output_stream(temporary) as file:
-                file.write(data)
+            self._write(temporary, data)
             self._filesystem.move(temporary, path)
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), _os_errors(temporary):
                 self._filesystem.delete_file(temporary)
             raise
 
     def delete(self, key: str) -> None:
         if self.exists(key):
-            self._filesystem.delete_file(f"{self._root}/{key}")
+            path = f"{self._root}/{key}"
+            with _os_errors(path):
+                self._filesystem.delete_file(path)
 
     def exists(self, key: str) -> bool:
-        from pyarrow import fs
-
-        return bool(self._filesystem.get_file_info(f"{self._root}/{key}").type == fs.FileType.File)
+        path = f"{self._root}/{key}"
+        with _os_errors(path):
+            return _is_file(self._filesystem.get_file_info(path))
 
     def arrow(self) -> tuple[Any, str]:
         return self._filesystem, self._root
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+    """Raise OSError for errors of Arrow's own kind, such as of what a filesystem cannot do."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except ArrowException as error:
+        raise OSError(errno.EIO, reason(error), path) from error
+
+
+def _is_file(info: Any) -> bool:
+    from pyarrow import fs
+
+    return bool(info.type == fs.FileType.File)
 
 
 def _etag(info: Any) -> str:

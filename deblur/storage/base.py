@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import re
+import urllib.parse
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -62,22 +65,46 @@ class Store(ABC):
     def __truediv__(self, prefix: str) -> Store:
         """Return the store of a prefix below this one."""
 
+    @abstractmethod
     def exists(self, key: str) -> bool:
         """Say whether the object is there."""
-        try:
-            self.read(key)
-        except FileNotFoundError:
-            return False
-        return True
 
     def make_ready(self) -> None:
-        """Make sure that objects can be put here, before hours are spent. Raises UsageError."""
+        """Make sure that objects can be put here, before hours are spent. Raises UsageError.
+
+        Where nothing may be deleted, an empty object stays, whose name listings leave out.
+        """
         probe = f".deblur-probe-{uuid.uuid4().hex}"
         try:
             self.put(probe, b"")
-            self.delete(probe)
         except OSError as error:
             raise UsageError(f"cannot write to {self.uri}: {reason(error)}") from error
+        # A bucket to write to once has no right to delete, and takes results all the same.
+        with contextlib.suppress(OSError):
+            self.delete(probe)
+
+
+_SECRET = re.compile(r"(key|secret|token|password|sig|signature)=", re.IGNORECASE)
+
+
+def refuse_secrets(uri: str) -> None:
+    """Raise UsageError if a URI holds credentials, as it goes into logs, ledgers and jobs' arguments."""
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        if parts.scheme == "s3":
+            # pyarrow's way. What follows the secret's first "/" is taken for a key, and "?" is a
+            # character of keys; an access point is arn:aws:s3:...
+            host = parts.netloc
+            found = "@" in host or (":" in host and not host.startswith("arn:"))
+        else:
+            found = bool(parts.password or _SECRET.search(parts.query))
+    except ValueError:  # whose text may have the secret
+        raise UsageError("a URI is malformed; expected s3://bucket/prefix or the like") from None
+    if found:
+        raise UsageError(
+            f"a URI must not hold credentials; expected {parts.scheme}://bucket/prefix, and "
+            "credentials in the environment"
+        )
 
 
 def hidden(key: str) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mimetypes
 import os
 import random
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from deblur.errors import DeblurError, UsageError
-from deblur.storage.base import Entry, Store, changed, hidden, reason, vanished
+from deblur.storage.base import Entry, Store, changed, hidden, reason, refuse_secrets, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
 
@@ -21,6 +22,11 @@ from deblur.storage.base import Entry, Store, changed, hidden, reason, vanished
 # either is imported.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+# A machine's role is asked for once and for 1 s otherwise; many workers that start at the same
+# moment find the metadata service slower than that. Not more: without a role, all of it is waited
+# for.
+os.environ.setdefault("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "2")
+os.environ.setdefault("AWS_METADATA_SERVICE_TIMEOUT", "2")
 
 # A request is made again for so long: a store that has answered before is waited for, through
 # throttling or a restart; one that never has, because its endpoint is wrong, shows it soon.
@@ -28,15 +34,24 @@ _PATIENCE_S, _FIRST_PATIENCE_S = 90.0, 3.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-# Besides what has a status of 500 to 504.
-_PASSING = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestTimeout"}
+# Besides what has a status of 500 to 504. Who says so is there, only busy.
+_PASSING = {
+    "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests",
+    "RequestTimeout",
+}  # fmt: skip
 
 _client_lock = threading.Lock()
 _answered: set[str | None] = set()  # endpoints; a store that is pickled takes the news along
+_signed = threading.local()  # `region`: for which this thread's last request was signed
+
+
+class _Connection(NamedTuple):
+    client: Any
+    session: Any
 
 
 @lru_cache(maxsize=8)
-def _client(endpoint: str | None) -> Any:
+def _client(endpoint: str | None) -> _Connection:
     """One client a process and endpoint: they are thread-safe and slow to make."""
     import boto3
     from botocore.config import Config
@@ -48,21 +63,35 @@ def _client(endpoint: str | None) -> Any:
         read_timeout=60,
         max_pool_connections=32,
     )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+    session = boto3.session.Session()
+    client = session.client("s3", endpoint_url=endpoint, config=config)
+    client.meta.events.register("before-sign.s3", _note_region)
+    return _Connection(client, session)
+
+
+def _connect(endpoint: str | None, stale: _Connection | None = None) -> _Connection:
+    """Return a connection other than the one that is `stale`: a new one looks for credentials anew."""
+    with _client_lock:
+        if stale is not None and _client(endpoint) is stale:  # no other thread has seen to it
+            _client.cache_clear()
+        return _client(endpoint)
+
+
+def _note_region(request: Any, region_name: str, **_: Any) -> None:
+    _signed.region = request.context.get("signing", {}).get("region") or region_name
 
 
 class S3Store(Store):
     """A prefix of a bucket. Credentials come from boto3's default chain in each process."""
 
     def __init__(self, uri: str, endpoint: str | None, answered: bool = False) -> None:
-        self.uri = uri.rstrip("/")
+        refuse_secrets(uri)
         self.endpoint = endpoint
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        if "@" in self.bucket:  # pyarrow's way; the URI goes into logs and ledgers
-            raise UsageError("an S3 URI must not hold credentials; expected s3://bucket/prefix")
         if not self.bucket:
             raise UsageError(f"{uri!r} names no bucket; expected s3://bucket/prefix")
         self.prefix = prefix.strip("/")
+        self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")  # one place, one URI
         if answered:
             _answered.add(endpoint)
 
@@ -89,24 +118,40 @@ class S3Store(Store):
 
         started = time.monotonic()
         pause_s = _FIRST_PAUSE_S
+        connection = stale = None
+        failure: Exception
+        last: Exception
         while True:
             try:
-                with _client_lock:
-                    client = _client(self.endpoint)
-                result = take(getattr(client, operation)(Bucket=self.bucket, **arguments))
+                connection = _connect(self.endpoint, stale)
+                call = getattr(connection.client, operation)
+                result = take(call(Bucket=self.bucket, **arguments))
                 _answered.add(self.endpoint)
                 return result
             except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
-                raise UsageError(
+                failure = UsageError(
                     f"{self.uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
-                ) from error
+                )
+                if not self._may_come(error):
+                    raise failure from error
+                stale, last = connection, error
+            except (
+                exceptions.CredentialRetrievalError,
+                exceptions.MetadataRetrievalError,
+            ) as error:
+                failure = UsageError(f"{self.uri}: {reason(error)}")
+                if not self._may_come(error):
+                    raise failure from error
+                stale, last = connection, error
             except exceptions.ClientError as error:
                 failure = self._translated(error, operation, arguments.get("Key", ""))
                 if not _passing(error):
                     _answered.add(self.endpoint)
                     raise failure from error
-                last: Exception = error
+                if _code(error) in _PASSING:
+                    _answered.add(self.endpoint)
+                last = error
             except exceptions.ConnectionError as error:
                 failure, last = self._unreachable(error), error
             except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
@@ -122,6 +167,18 @@ class S3Store(Store):
             time.sleep(pause_s * random.uniform(0.5, 1))  # not all workers at the same moment
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def _may_come(self, error: Exception) -> bool:
+        """Say whether credentials that were not found may be found the next time.
+
+        The service that tells of them may have been slow; files and variables stay as they are.
+        """
+        from botocore import exceptions
+
+        asked = not isinstance(error, exceptions.PartialCredentialsError)
+        if isinstance(error, exceptions.NoCredentialsError):
+            asked = os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true"
+        return asked and self.endpoint in _answered
+
     def _unreachable(self, error: Exception) -> DeblurError:
         if self.endpoint not in _answered:
             return UsageError(f"{self.uri}: S3 could not be reached: {reason(error)}")
@@ -133,7 +190,7 @@ class S3Store(Store):
     def _translated(self, error: Any, operation: str, key: str) -> Exception:
         code = _code(error)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code == "NoSuchBucket":
+        if code == "NoSuchBucket" or (status == 404 and operation == "head_bucket"):
             return UsageError(f"{self.uri}: there is no bucket {self.bucket!r}")
         if code in _REFUSED:
             return UsageError(f"{self.uri}: the store refuses these S3 credentials ({code})")
@@ -182,7 +239,9 @@ class S3Store(Store):
         return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        self._call("put_object", Key=self._name(key), Body=bytes(data))
+        self._call(
+            "put_object", Key=self._name(key), Body=bytes(data), ContentType=_content_type(key)
+        )
 
     def delete(self, key: str) -> None:
         self._call("delete_object", Key=self._name(key))
@@ -195,17 +254,41 @@ class S3Store(Store):
         return True
 
     def arrow(self) -> tuple[Any, str]:
-        from pyarrow import fs
+        from deblur.storage import s3_arrow
 
-        # What boto3 found in the environment or in ~/.aws/config holds for pyarrow as well.
-        client = _client(self.endpoint)
-        endpoint = urllib.parse.urlsplit(client.meta.endpoint_url)
-        options = {"region": client.meta.region_name or "us-east-1"}
-        if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
-            options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-        elif client.meta.region_name in {None, "aws-global"}:
-            options["region"] = fs.resolve_s3_region(self.bucket)
-        return fs.S3FileSystem(**options), f"{self.bucket}/{self.prefix}".rstrip("/")
+        return s3_arrow.filesystem(self), f"{self.bucket}/{self.prefix}".rstrip("/")
+
+    def address(self) -> tuple[str, str]:
+        """Return the URL and the region that boto3 goes to for this bucket, once it has been there."""
+        # Signed for the region to which it was sent, even if the answer is that we may not ask.
+        with contextlib.suppress(OSError):
+            self._call("head_bucket")
+        return _connect(self.endpoint).client.meta.endpoint_url, _signed.region
+
+    def credentials(self) -> Any:
+        """Return boto3's credentials, if it has any: they renew themselves, and are not to be sent."""
+        return _connect(self.endpoint).session.get_credentials()
+
+    def keys(self) -> dict[str, str | None]:
+        """Return the keys of the moment, as pyarrow names them. Raises OSError."""
+        from botocore import exceptions
+
+        try:
+            credentials = self.credentials()
+            if credentials is None:
+                return {}
+            keys = credentials.get_frozen_credentials()
+        except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+            raise PermissionError(errno.EACCES, f"no S3 credentials: {reason(error)}") from error
+        return {
+            "access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.token,
+        }  # fmt: skip
+
+
+def _content_type(key: str) -> str:
+    # By the extension alone: whole names are taken for URLs, and keys may be anything.
+    guess = mimetypes.guess_type("_" + os.path.splitext(key)[1], strict=False)[0]
+    return guess or "application/octet-stream"
 
 
 def _code(error: Any) -> str:
