@@ -113,10 +113,9 @@ def write(store: Store, rows: Sequence[Row]) -> str:
 
 
 def begun(row: Row) -> Row:
-    """Return the row that is written before an output replaces its photo, or lies beside it.
+    """Return the row that is written before an output replaces its photo or lies beside it, and settles nothing.
 
-    Killed before the next one is written, a run would take what it has put for a photo to restore. It
-    settles nothing: no model and no settings have this photo behind them.
+    Killed before the next one is written, a run would take what it has put for a photo to restore.
     """
     return replace(
         row,
@@ -130,8 +129,8 @@ def begun(row: Row) -> Row:
 def compact(store: Store, *, more_than: int = _MOST_PARTS, merged: bool = True) -> int:
     """Merge the parts into one if there are more than so many; return how many it replaces.
 
-    Without `merged`, those that are merged already are left alone, so that doing it time and again in
-    a long run reads each row once.
+    Without `merged`, those that are merged already are left alone: time and again in a run, each row is
+    read once.
 
     The merged part is there before the first of the others is deleted, and only those are deleted
     that are in it: killed at any point it leaves rows twice, which changes nothing, and what other
@@ -273,10 +272,7 @@ def _known(store: Store, model_id: str, settings_id: str, retry_failed: bool) ->
 def _current(
     store: Store, keys: Sequence[str], columns: Sequence[str] | None, *, hashed: bool = False
 ) -> Iterator[Any]:
-    """Yield the rows that count: it reads which they are, and then reads them.
-
-    With `hashed` also the latest rows that have an output's hash.
-    """
+    """Yield the rows that count, and if `hashed` the latest that have an output's: it reads which, and then them."""
 
     def places(hashed: bool) -> Iterator[Any]:
         end = 0

@@ -128,19 +128,16 @@ class S3Store(Store):
                 result = take(call(Bucket=self.bucket, **arguments))
                 _answered.add(self.endpoint)
                 return result
-            except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
-                failure = UsageError(
-                    f"{self.uri}: no S3 credentials were found; set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
-                )
-                if not self._may_come(error):
-                    raise failure from error
-                stale, last = connection, error
             except (
+                exceptions.NoCredentialsError,
+                exceptions.PartialCredentialsError,
                 exceptions.CredentialRetrievalError,
                 exceptions.MetadataRetrievalError,
             ) as error:
-                failure = UsageError(f"{self.uri}: {reason(error)}")
+                failure = UsageError(
+                    f"{self.uri}: no S3 credentials were found ({reason(error)}); set AWS_ACCESS_KEY_ID "
+                    "and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
+                )
                 if not self._may_come(error):
                     raise failure from error
                 stale, last = connection, error
