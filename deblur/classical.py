@@ -154,44 +154,23 @@ def richardson_lucy(
     return np.clip(restored, 0, 1)
 
 
-def power_spectrum(sharps: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Return the prior for `wiener` on photos of one size: their mean power spectrum.
-
-    Args:
-        sharps: sharp photos, (H, W, 3) uint8 RGB, all of one size.
-
-    Returns:
-        (3, 2 H - 2, W) float32: of each opponent channel of the mirrored photos, scaled such that
-        white noise of variance v has power v at every frequency.
-    """
-    power, count = np.zeros(1), 0
-    for sharp in sharps:
-        mirrored = _mirror(_to_opponent((sharp / 255).astype(np.float32)))
-        power = power + np.abs(np.fft.rfft2(mirrored)) ** 2 / mirrored[0].size
-        count += 1
-    if not count:
-        raise ValueError("no sharp photo to take the power spectrum from")
-    return (power / count).astype(np.float32)
-
-
 def wiener(
     blurred: NDArray[np.float32],
     psf: NDArray[np.float32],
     noise_variance: float,
-    prior: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return the photo restored by the Wiener filter of any known PSF.
 
     The photo is mirrored (reflect-101) to a torus of 2 H - 2 by 2 W - 2, on which the blur is a
     product of spectra if the PSF is its own mirror image. If not, its mirror images were blurred
     otherwise: they are replaced by those of an estimate, blurred by the PSF, a few times over with
-    falling caution.
+    falling caution. The prior is natural photos' 1 / f²: the spectrum of 100 photos beside 160, blurred
+    by `photo`, which has their noise, makes 24.06 dB where this makes 24.41.
 
     Args:
         blurred: (H, W, 3) float32 in [0, 1].
         psf: (k, k) correlation kernel, k odd, centred at k // 2, as of `blur.psf`.
         noise_variance: in units of [0, 1]², as of `blur.noise_variance`.
-        prior: of `power_spectrum`, for photos of this size. Defaults to natural photos' 1 / f².
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -200,10 +179,7 @@ def wiener(
     grid = (2 * height - 2, 2 * width - 2)
     if min(grid) < max(psf.shape):
         raise ValueError(f"photo {blurred.shape} is too small for a PSF of {psf.shape}")
-    if prior is None:
-        prior = _natural_prior(grid)
-    elif prior.shape != (3, grid[0], width):
-        raise ValueError(f"want a prior of {(3, grid[0], width)}, got {prior.shape}")
+    prior = _natural_prior(grid)
     transfer = _transfer(psf, grid)
     power, matched = np.abs(transfer) ** 2 * prior, np.conj(transfer) * prior
     seen = _to_opponent(blurred.astype(np.float32))

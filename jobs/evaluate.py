@@ -26,7 +26,7 @@ from deblur import models, pairs, precision, report, seeds
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import Store, open_store
 from jobs.evaluate_figures import Result, extremes, figures, gains, is_example
-from jobs.evaluate_methods import PRIOR_PHOTOS, Choice, Evaluate, row_names
+from jobs.evaluate_methods import Choice, Evaluate, prior_of, row_names
 from jobs.runtime import (
     RETRIES,
     Cluster,
@@ -172,13 +172,11 @@ def _evaluation(
     cards: Mapping[str, models.Card],
     seconds: float,
 ) -> report.Evaluation:
-    prior_photos = min(dataset.total("train"), PRIOR_PHOTOS)
-    prior = f"{prior_photos} training photos" if prior_photos else "natural photos' 1 / f²"
     facts = {
         "Pairs": f"{source.uri}, {dataset.total('train')} to train on, {dataset.total('test')} to test on",
         "Fingerprint of the pairs": dataset.fingerprint,
         "Blur": dataset.recipe,
-        **({"Prior of the Wiener filter": prior} if options.baselines else {}),
+        **({"Prior of the Wiener filter": prior_of(dataset)} if options.baselines else {}),
         **{
             f"Model {name}": f"{card.network}, {card.steps} steps, id {card.model_id}"
             for name, card in cards.items()

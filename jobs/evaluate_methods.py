@@ -158,21 +158,18 @@ def _lucy(blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]) ->
 
 
 def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
-    """The exact operator where the kernel is one and separable; else one a photo. Priors are of training photos."""
+    """The exact operator where the kernel is one and separable, with a prior from training photos; else one a photo."""
     fixed = blur.draw(dataset.recipe, seed=0, key="")
     kernel = blur.separable(fixed) if not fixed.parameters else None
-    sharps = list(_training_photos(source))
+    sharps = list(_training_photos(source)) if kernel is not None else []
     if kernel is None or not sharps:
-        prior = classical.power_spectrum(sharps) if sharps else None
 
         def by_kernel(
             blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]
         ) -> list[np.ndarray]:
             return [
                 pictures.of_unit(
-                    classical.wiener(
-                        _unit(one), blur.psf(recipe), blur.noise_variance(recipe), prior
-                    )
+                    classical.wiener(_unit(one), blur.psf(recipe), blur.noise_variance(recipe))
                 )
                 for one, recipe in zip(blurred, recipes, strict=True)
             ]
@@ -180,6 +177,14 @@ def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
         return by_kernel
     exact = classical.SeparableWiener.fit(kernel, sharps, blur.noise_variance(fixed))
     return lambda blurred, _: [pictures.of_unit(exact(_unit(one))) for one in blurred]
+
+
+def prior_of(dataset: pairs.Dataset) -> str:
+    """Say what the Wiener filter takes photos for."""
+    fixed = blur.draw(dataset.recipe, seed=0, key="")
+    count = min(dataset.total("train"), PRIOR_PHOTOS)
+    exact = not fixed.parameters and blur.separable(fixed) is not None
+    return f"{count} training photos" if exact and count else "natural photos' 1 / f²"
 
 
 def _training_photos(source: Store) -> Iterator[np.ndarray]:

@@ -102,18 +102,6 @@ def test_wiener_gains_several_db(recipe: str, shape: tuple[int, int]) -> None:
     assert gain_db(sharp, blurred, classical.wiener(blurred, kernel, noise)) > 3
 
 
-def test_wiener_takes_a_prior_of_its_own(sharps: list[np.ndarray]) -> None:
-    sharp, blurred, degradation = case("defocus")
-    prior = classical.power_spectrum(iter(sharps))
-    assert prior.shape == (3, 2 * SIZE - 2, SIZE)
-    kernel, noise = blur.psf(degradation), blur.noise_variance(degradation)
-    assert gain_db(sharp, blurred, classical.wiener(blurred, kernel, noise, prior)) > 4
-    with pytest.raises(ValueError, match=r"want a prior of \(3, 190, 96\), got \(3, 9, 9\)"):
-        classical.wiener(blurred, kernel, noise, prior[:, :9, :9])
-    with pytest.raises(ValueError, match="no sharp photo"):
-        classical.power_spectrum([])
-
-
 def test_wiener_gains_on_photos_with_noise_and_jpeg() -> None:
     gains = []
     for key in map(str, range(12)):
@@ -134,12 +122,6 @@ def test_wiener_refuses_a_photo_smaller_than_the_psf() -> None:
     small, kernel = np.zeros((5, 5, 3), np.float32), blur.psf(blur.Degradation("box14"))
     with pytest.raises(ValueError, match=r"\(5, 5, 3\) is too small for a PSF of \(15, 15\)"):
         classical.wiener(small, kernel, 1e-6)
-
-
-def test_white_noise_has_the_power_of_its_variance() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    power = classical.power_spectrum([noise])[:, 1:, 1:]
-    assert power.mean() == pytest.approx(1 / 12, rel=0.1)
 
 
 @pytest.mark.parametrize("recipe", ["box14", "gaussian", "motion", "defocus"])

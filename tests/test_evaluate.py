@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import deblur
-from deblur import blur, classical, metrics, pairs
+from deblur import metrics, pairs
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import open_store
-from jobs import evaluate, evaluate_methods, preprocess
+from jobs import evaluate, preprocess
 from jobs.evaluate_figures import Result, Scores, extremes, figures, gains, is_example
-from jobs.evaluate_methods import row_names
+from jobs.evaluate_methods import prior_of, row_names
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -141,17 +141,11 @@ def test_models_of_one_name_and_names_of_baselines_are_told_apart() -> None:
     assert row_names(names, uris) == ["mine", "/b", "/b (2)", "/c"]
 
 
-def test_the_filter_of_drawn_kernels_has_its_prior_of_training_photos(real_pairs: Path) -> None:
-    store = open_store(real_pairs)
-    drawn = replace(pairs.read_dataset(store), recipe="defocus")
-    with pytest.MonkeyPatch.context() as patch:
-        seen = []
-        patch.setattr(classical, "wiener", lambda one, *rest: seen.append(rest[-1]) or one)
-        blurred = np.full((256, 256, 3), 99, np.uint8)
-        recipe = blur.draw("defocus", seed=0, key="a")
-        evaluate_methods._wiener(store, drawn)([blurred], [recipe])
-    sharps = evaluate_methods._training_photos(store)
-    np.testing.assert_array_equal(seen[0], classical.power_spectrum(sharps))
+def test_the_report_says_what_the_filter_takes_photos_for(real_pairs: Path) -> None:
+    dataset = pairs.read_dataset(open_store(real_pairs))
+    assert prior_of(dataset) == "9 training photos"
+    for recipe in ("box14-jpeg", "gaussian", "photo"):
+        assert prior_of(replace(dataset, recipe=recipe)) == "natural photos' 1 / f²"
 
 
 def test_pictures_are_of_extremes_of_all_and_of_drawn_photos() -> None:

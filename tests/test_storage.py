@@ -489,7 +489,9 @@ def test_no_credentials(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for call in (lambda: keys(store), store.make_ready, lambda: store.read("a")):
-        with pytest.raises(UsageError, match=r"no S3 credentials were found \(.*\); set AWS_ACCESS_KEY_ID"):
+        with pytest.raises(
+            UsageError, match=r"no S3 credentials were found \(.*\); set AWS_ACCESS_KEY_ID"
+        ):
             call()
 
 
