@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from deblur import ahead
 from deblur.places365 import Pool
 from deblur.storage import Store
 
 _THREADS = 32  # reads at a time: they wait for the store
-_SLICE = 4096  # reads that are asked for at once; each takes 2 kB meanwhile
+_AHEAD = 4096  # reads that are asked for at once; each takes 2 kB meanwhile
 
 
 def suspects(sizes: Mapping[str, int]) -> list[str]:
@@ -32,9 +33,8 @@ def contents(source: Store, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
             return ""
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for start in range(0, len(keys), _SLICE):
-            some = keys[start : start + _SLICE]
-            yield from zip(some, threads.map(digest, some), strict=True)
+        found = ahead.results(threads, digest, keys, _AHEAD)
+        yield from zip(keys, found, strict=True)
 
 
 def without_copies(

@@ -6,9 +6,8 @@ megabytes, where dicts of strings take hundreds.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deblur import ahead
 from deblur.errors import UsageError
 from deblur.storage import Store, reason
 
@@ -29,14 +29,13 @@ def tables(store: Store, parts: Sequence[str], columns: Sequence[str] | None) ->
 
     Raises FileNotFoundError for a part that is gone, UsageError for one that cannot be read.
     """
-    ahead: deque[Future[Iterable[Any]]] = deque()
+
+    def read(key: str) -> Iterable[Any]:
+        return _tables(store, key, columns)
+
     with ThreadPoolExecutor(_THREADS) as threads:
-        for key in parts:
-            ahead.append(threads.submit(_tables, store, key, columns))
-            if len(ahead) > 2 * _THREADS:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
+        for found in ahead.results(threads, read, parts, 2 * _THREADS):
+            yield from found
 
 
 def _tables(store: Store, key: str, columns: Sequence[str] | None) -> Iterable[Any]:

@@ -274,22 +274,22 @@ def _current(
 ) -> Iterator[Any]:
     """Yield the rows that count, and if `hashed` the latest that have an output's: it reads which, and then them."""
 
-    def places(hashed: bool) -> Iterator[Any]:
+    def places() -> Iterator[Any]:
         end = 0
         wanted = ["key", "finished_at", *(["output_sha256"] if hashed else [])]
         for table in history.tables(store, keys, wanted):
             start, end = end, end + table.num_rows
-            table = table.append_column("place", pa.array(np.arange(start, end)))
-            if hashed:
-                table = table.filter(table["output_sha256"].is_valid()).drop_columns(
-                    "output_sha256"
-                )
-            yield history.identified(table)
+            rows = history.identified(table.append_column("place", pa.array(np.arange(start, end))))
+            if hashed:  # those with a hash once more, as if they were of other keys
+                own = rows.filter(rows["output_sha256"].is_valid()).drop_columns("output_sha256")
+                rows = rows.drop_columns("output_sha256")
+                high = own.column_names.index("high")
+                yield own.set_column(high, "high", pc.bit_wise_not(own["high"]))
+            yield rows
 
-    latest = [history.latest(places(each)) for each in ([False, True] if hashed else [False])]
-    if latest[0] is None:
+    if (latest := history.latest(places())) is None:
         return
-    found = np.unique(np.concatenate([rows["place"].to_numpy() for rows in latest]))
+    found = np.unique(latest["place"].to_numpy())
     end = 0
     for table in history.tables(store, keys, columns):
         start, end = end, end + table.num_rows

@@ -213,15 +213,20 @@ def _examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
         if key in result.pictures
     ]
     last = list(results[0].scores)[-1]
-    gained = [one.psnr[last] - one.psnr[report.BLURRED] for one in found]
-    every = sorted(gain for result in results for gain in gains(result.scores))
+    gain_of = {
+        key: gain
+        for result in results
+        for key, gain in zip(result.keys, gains(result.scores), strict=True)
+    }
+    median = sorted(gain_of.values())[len(gain_of) // 2]
+    gained = [gain_of[one.key] for one in found]
     most, _, least = extremes(gained)
-    middle = int(np.argmin(np.abs(np.array(gained) - every[len(every) // 2])))
+    middle = int(np.argmin(np.abs(np.array(gained) - median)))
     special = (
         dict(zip((most, middle, least), _REMARKS, strict=True)) if last != report.BLURRED else {}
     )
     chosen = [replace(found[place], remark=f"{last}: {word}") for place, word in special.items()]
-    share = wanted / len(every)
+    share = wanted / len(gain_of)
     others = [
         example
         for place, example in enumerate(found)

@@ -159,8 +159,7 @@ def _lucy(blurred: Sequence[np.ndarray], recipes: Sequence[blur.Degradation]) ->
 
 def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
     """The exact operator where the kernel is one and separable, with a prior from training photos; else one a photo."""
-    fixed = blur.draw(dataset.recipe, seed=0, key="")
-    kernel = blur.separable(fixed) if not fixed.parameters else None
+    fixed, kernel = _fixed(dataset.recipe)
     sharps = list(_training_photos(source)) if kernel is not None else []
     if kernel is None or not sharps:
 
@@ -181,10 +180,15 @@ def _wiener(source: Store, dataset: pairs.Dataset) -> Method:
 
 def prior_of(dataset: pairs.Dataset) -> str:
     """Say what the Wiener filter takes photos for."""
-    fixed = blur.draw(dataset.recipe, seed=0, key="")
+    _, kernel = _fixed(dataset.recipe)
     count = min(dataset.total("train"), PRIOR_PHOTOS)
-    exact = not fixed.parameters and blur.separable(fixed) is not None
-    return f"{count} training photos" if exact and count else "natural photos' 1 / f²"
+    return f"{count} training photos" if kernel is not None and count else "natural photos' 1 / f²"
+
+
+def _fixed(recipe: str) -> tuple[blur.Degradation, np.ndarray | None]:
+    """Return a blur of the recipe, and its separable kernel if all photos have that one."""
+    fixed = blur.draw(recipe, seed=0, key="")
+    return fixed, None if fixed.parameters else blur.separable(fixed)
 
 
 def _training_photos(source: Store) -> Iterator[np.ndarray]:

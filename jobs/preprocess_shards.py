@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deblur import pairs
+from deblur import ahead, pairs
 from deblur.errors import PhotoError
 from deblur.storage import Store, reason
 
@@ -78,7 +77,8 @@ class ShardMaker:
         done: list[pairs.Pair] = []
         rejected: dict[str, str] = {}
         with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-            fetched = _ahead(threads, self._fetch, [key for key, _ in shard.photos])
+            keys = (key for key, _ in shard.photos)
+            fetched = ahead.results(threads, self._fetch, keys, 2 * _FETCH_THREADS)
             for (key, category), data in zip(shard.photos, fetched, strict=True):
                 try:
                     if isinstance(data, OSError):
@@ -100,16 +100,3 @@ class ShardMaker:
             return OSError(errno.ENOMEM, "the file is larger than the memory")
         except OSError as error:
             return error
-
-
-def _ahead(
-    threads: Executor, read: Callable[[str], bytes | OSError], keys: Sequence[str]
-) -> Iterator[bytes | OSError]:
-    """Yield what is read, in order, by threads a few ahead: all of a shard may be more than the memory."""
-    ahead: deque[Future[bytes | OSError]] = deque()
-    for key in keys:
-        ahead.append(threads.submit(read, key))
-        if len(ahead) > 2 * _FETCH_THREADS:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,7 +182,8 @@ def _refused(
 
 def _holders(destination: Store) -> set[str]:
     """Return the keys of the photos that have an output in DESTINATION."""
-    return {key for key, status in _current(destination, "key", "status") if status == "restored"}
+    rows = _rows(ledger.current(destination, ["key", "status"]))
+    return {key for key, status in rows if status == "restored"}
 
 
 def _outputs(destination: Store) -> frozenset[str]:
@@ -190,16 +191,14 @@ def _outputs(destination: Store) -> frozenset[str]:
     return ledger.steadily(
         lambda: frozenset(
             output
-            for table in ledger.read(destination, ["key", "output_key"])
-            for key, output in zip(*(column.to_pylist() for column in table.columns), strict=True)
+            for key, output in _rows(ledger.read(destination, ["key", "output_key"]))
             if output and output != key
         )
     )
 
 
-def _current(destination: Store, *columns: str) -> Iterator[tuple[Any, ...]]:
-    """Yield these columns of the ledger's rows that count."""
-    for table in ledger.current(destination, columns):
+def _rows(tables: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    for table in tables:
         yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
@@ -237,10 +236,7 @@ def restored_in_place(destination: Store) -> frozenset[str]:
     """Return the SHA-256 of what was put into DESTINATION, or was about to be: of each photo the latest."""
     return ledger.steadily(
         lambda: frozenset(
-            found
-            for table in ledger.read(destination, ["output_sha256"])
-            for found in table.column("output_sha256").to_pylist()
-            if found
+            found for (found,) in _rows(ledger.read(destination, ["output_sha256"])) if found
         )
     )
 

@@ -167,14 +167,15 @@ def _workers(options: Options, recipe: recipes.Recipe) -> tuple[int, int]:
         raise UsageError(
             f"--workers {options.workers!r}: expected a number, or a range such as 1-8"
         )
-    replicas = bounds[1] * (options.gpus_per_worker if options.gpu else 1)
+    replicas_each = options.gpus_per_worker if options.gpu else 1
+    replicas = bounds[1] * replicas_each
     if recipe.batch_size < replicas:
         raise UsageError(
             f"--batch-size {recipe.batch_size} is a step's, shared by {replicas} workers or GPUs: "
             f"give {replicas} or more, or fewer --workers"
         )
     for workers in range(bounds[0], bounds[1] + 1):
-        share = -(-recipe.batch_size // (workers * replicas // bounds[1]))
+        share = -(-recipe.batch_size // (workers * replicas_each))
         if options.parts > 0 and share % options.parts:
             raise UsageError(
                 f"--parts {options.parts}: of {workers} workers each has {share} photos of a batch of "

@@ -19,7 +19,7 @@ def test_only_photos_of_one_size_are_read(tmp_path: Path) -> None:
 
 
 def test_all_are_read_however_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "_SLICE", 2)
+    monkeypatch.setattr(copies, "_AHEAD", 2)
     for name in "abcde":
         (tmp_path / name).write_bytes(name.encode())
     assert [key for key, _ in copies.contents(LocalStore(str(tmp_path)), "abcde")] == list("abcde")

@@ -6,7 +6,7 @@ import cv2
 import pyarrow.parquet as pq
 import pytest
 
-from deblur import pairs, photo
+from deblur import ahead, pairs, photo
 from deblur.errors import UsageError
 from deblur.places365 import Pool
 from deblur.storage import LocalStore, open_store
@@ -214,8 +214,7 @@ def test_files_are_read_a_few_ahead_and_one_too_large_is_rejected(photos, tmp_pa
         Large(str(tmp_path)), LocalStore(str(tmp_path / "out")), recipe="box14", seed=0, size_px=64, plan_id="plan",
     )  # fmt: skip
     with threads:
-        ahead = preprocess_shards._ahead(threads, maker._fetch, names)
-        next(ahead)
+        next(ahead.results(threads, maker._fetch, names, 2 * preprocess_shards._FETCH_THREADS))
         threads.submit(lambda: None).result()  # all that was asked for by now has been read
         assert len(read) == 17
     facts = maker.make(Shard("train/a.parquet", "train", tuple((name, "") for name in names[:3])))

@@ -59,6 +59,8 @@ def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
     active = shares(generator, pictures)
     for index, (layer, followers, scale) in enumerate(_all_units(generator)):
         dormant = active[layer.name] < LEAST_ACTIVE
+        if not dormant.any():
+            continue
         count += int(dormant.sum())
         kernel, bias = layer.get_weights()
         initializer = type(layer.kernel_initializer).from_config(

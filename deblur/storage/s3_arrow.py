@@ -88,7 +88,7 @@ class Renewing(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow ships no 
         self._now().delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("all buckets at once")
+        self._now().delete_dir_contents("", accept_root_dir=True)  # which S3 refuses
 
     def delete_file(self, path: str) -> None:
         self._now().delete_file(path)
