@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from deblur import losses
 from deblur.networks import dormant, network
+from deblur.networks.transfer import transfer
 from deblur.optimizer import Adam
 from deblur.recipes import Recipe
 
@@ -85,33 +86,19 @@ class Training:
         self._step = tf.function(self._replicated, jit_compile=False)
         self._restore = tf.function(lambda blurred: self.averaged(blurred, training=False))
 
-    def start_from(self, generator: Any) -> None:
-        """Take another model's weights to begin with, of the same network.
-
-        Layers that the network has been given since then keep what they were initialised with.
-
-        Raises:
-            ValueError: if the other model has a layer that this one lacks. Nothing is changed then.
-        """
-        mine = {layer.name: layer for layer in self.generator.layers}
-        taken = [layer for layer in generator.layers if layer.weights]
-        for layer in taken:
-            here = mine.get(layer.name)
-            if here is None or [w.shape for w in here.weights] != [w.shape for w in layer.weights]:
-                raise ValueError(f"the network has no layer {layer.name} of these shapes")
-        for layer in taken:
-            _copy(layer, mine[layer.name])
-        if self.averaged is not self.generator:
-            _copy(self.generator, self.averaged)
-
-    def revive(self, blurred: Iterable[np.ndarray], *, seed: int) -> int:
-        """Begin dormant units of the generator anew (see `networks.dormant`); return how many.
+    def start_from(self, generator: Any, blurred: Iterable[np.ndarray], *, seed: int) -> int:
+        """Take another model's weights to begin with, and begin its dormant units anew; return how many.
 
         Args:
+            generator: of the same network, or of one that `networks.transfer` can fit to it.
             blurred: (H, W, 3) uint8 each, as it is trained on.
             seed: of the new weights.
+
+        Raises:
+            ValueError: if it cannot be fitted. Nothing is changed then.
         """
         pictures = [picture.astype(np.float32) / 255 for picture in blurred]
+        transfer(generator, self.generator, pictures)
         count = dormant.revive(self.generator, pictures, seed=seed)
         if self.averaged is not self.generator:
             _copy(self.generator, self.averaged)

@@ -148,7 +148,7 @@ def _recipe(options: Options, start: models.Card | None) -> recipes.Recipe:
         return recipe
     if options.network is None:
         return replace(recipe, network=start.network)
-    if start.network not in (recipe.network, network(recipe.network).grown_from):
+    if start.network not in (recipe.network, *network(recipe.network).fitted_from):
         raise UsageError(
             f"--start-from {options.start_from} is a {start.network}, and a {recipe.network} cannot "
             f"begin with it: leave --network out, or give --network {start.network}"

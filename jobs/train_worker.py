@@ -190,11 +190,13 @@ class _Worker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             if (start := self._config["start_from"]) is not None:
-                self._training.start_from(models.load(start, self.policy).generator)
                 # The same on all workers, as what they see of it is.
                 shown = self._config["album"].glimpse(_SHOWN_PHOTOS)
-                blurred = (example.blurred for example in shown)
-                self._revived = self._training.revive(blurred, seed=self._plan.seed)
+                self._revived = self._training.start_from(
+                    models.load(start, self.policy).generator,
+                    (example.blurred for example in shown),
+                    seed=self._plan.seed,
+                )
             return Progress(policy=self.policy)
         with checkpoint.as_directory() as folder:
             self._training.load(Path(folder))

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from deblur.networks import dormant, network
-from deblur.recipes import recipe
-from deblur.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +58,3 @@ def test_units_of_the_context_begin_active_on_half_of_the_pictures() -> None:
 def test_a_network_without_blocks_is_left_as_it_is(pictures: np.ndarray) -> None:
     generator = network("pix2pix-small").generator()
     assert dormant.revive(generator, pictures, seed=0) == 0
-
-
-def test_training_revives_what_it_starts_from() -> None:
-    training = Training(replace(recipe("best"), network="wiener-photo-deep"))
-    first = training.generator.get_layer("down0_0_in")
-    kernel, bias = first.get_weights()
-    first.set_weights([kernel, np.full_like(bias, -1e3)])
-    shown = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    assert training.revive(shown, seed=0) >= len(bias)
-    for generator in (training.generator, training.averaged):
-        assert (generator.get_layer("down0_0_in").bias.numpy() == 0).all()

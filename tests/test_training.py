@@ -178,40 +178,29 @@ def test_the_average_is_what_restores() -> None:
     assert np.abs(now - averaged).max() > 1e-3
 
 
-def test_it_starts_from_another_model() -> None:
-    other = Training(PIXELS, seed=7)
-    training = Training(PIXELS, seed=1)
-    training.start_from(other.generator)
-    for name in ("generator", "averaged"):
-        mine, theirs = (
-            {key: value for key, value in state(each).items() if key.startswith(f"{name}/")}
-            for each in (training, other)
-        )
-        check_equal(mine, theirs)
-
-
-def test_a_grown_network_starts_from_the_layers_of_the_smaller() -> None:
-    shallow = network("wiener-box14").generator()
-    for weight in shallow.weights:
-        weight.assign_add(np.full(weight.shape, 1e-3, np.float32))
-    recipe = replace(PIXELS, network="wiener-box14-deep")
-    training = Training(recipe)
-    fresh = {layer.name: layer.get_weights() for layer in training.generator.layers}
-    training.start_from(shallow)
-    names = {layer.name for layer in shallow.layers}
+def test_it_starts_from_another_model_and_its_dormant_units_begin_anew() -> None:
+    recipe = replace(PIXELS, network="wiener-box14")
+    other = Training(recipe, seed=7)
+    first = other.generator.get_layer("down0_0_in")
+    kernel, bias = first.get_weights()
+    first.set_weights([kernel, np.where(np.arange(len(bias)) < 5, -1e3, bias)])
+    training = Training(recipe, seed=1)
+    shown = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    assert training.start_from(other.generator, shown, seed=0) >= 5
     for generator in (training.generator, training.averaged):
-        for layer in generator.layers:
-            known = layer.name in names
-            expected = shallow.get_layer(layer.name).get_weights() if known else fresh[layer.name]
-            for mine, theirs in zip(layer.get_weights(), expected, strict=True):
-                np.testing.assert_array_equal(mine, theirs)
+        mine = generator.get_layer("down0_0_in")
+        assert (mine.bias.numpy()[:5] == 0).all()
+        np.testing.assert_array_equal(mine.kernel.numpy()[..., 5:], kernel[..., 5:])
+        stem = other.generator.get_layer("stem").get_weights()
+        for here, there in zip(generator.get_layer("stem").get_weights(), stem, strict=True):
+            np.testing.assert_array_equal(here, there)
 
 
-def test_a_smaller_network_does_not_start_from_a_larger() -> None:
+def test_what_cannot_be_started_from_changes_nothing() -> None:
     training = Training(replace(PIXELS, network="wiener-box14"))
     before = state(training)
     with pytest.raises(ValueError, match="no layer down0_1_in of these shapes"):
-        training.start_from(network("wiener-box14-deep").generator())
+        training.start_from(network("wiener-box14-deep").generator(), [], seed=0)
     check_equal(before, state(training))
 
 

@@ -23,14 +23,15 @@ class Network:
         tiling: how photos are cut when they are restored.
         arguments: what both are built with.
         generator_arguments: what the generator alone is built with besides.
-        grown_from: a network that has some of its layers, whose models it can start from as well.
+        fitted_from: networks whose models it can start from as well: they have some of its layers, and
+            more or fewer units inside their blocks (`transfer`).
     """
 
     module: str
     tiling: Tiling
     arguments: Mapping[str, Any] = field(default_factory=dict)
     generator_arguments: Mapping[str, Any] = field(default_factory=dict)
-    grown_from: str | None = None
+    fitted_from: tuple[str, ...] = ()
 
     @property
     def stride(self) -> int:
@@ -83,18 +84,33 @@ NETWORKS: Mapping[str, Network] = {
     "wiener-box14-deep": replace(
         _BOX14,
         generator_arguments={"recipe": "box14", "blocks": (2, 2, 2, 2)},
-        grown_from="wiener-box14",
+        fitted_from=("wiener-box14",),
     ),
     "wiener-box14-deeper": replace(
         _BOX14,
         generator_arguments={"recipe": "box14", "blocks": (3, 3, 2, 2)},
-        grown_from="wiener-box14-deep",
+        fitted_from=("wiener-box14-deep",),
+    ),
+    "wiener-box14-lean": replace(
+        _BOX14,
+        generator_arguments={"recipe": "box14", "blocks": (3, 3, 2, 2), "hidden": (32, 48, 32, 32)},
+        fitted_from=("wiener-box14-deeper",),
     ),
     "wiener-photo": _PHOTO,
     "wiener-photo-deep": replace(
         _PHOTO,
         generator_arguments={"recipe": "photo", "blocks": (1, 1, 3, 4), "context": 256},
-        grown_from="wiener-photo",
+        fitted_from=("wiener-photo",),
+    ),
+    "wiener-photo-lean": replace(
+        _PHOTO,
+        generator_arguments={
+            "recipe": "photo",
+            "blocks": (1, 2, 3, 4),
+            "hidden": (32, 64, 96, 96),
+            "context": 256,
+        },
+        fitted_from=("wiener-photo-deep",),
     ),
 }
 

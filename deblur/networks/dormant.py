@@ -14,8 +14,8 @@ LEAST_ACTIVE = 1e-3
 _LEAST_DEVIATION = 1e-3  # pictures that are all alike say nothing about a unit
 
 
-class _Units(NamedTuple):
-    """A layer whose units may be dormant, the layers that they lead to, and the one that multiplies them."""
+class Units(NamedTuple):
+    """A layer of hidden units, the layers that they lead to, and the one that multiplies them."""
 
     layer: Any
     followers: list[Any]
@@ -31,7 +31,7 @@ def shares(generator: Any, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarr
         pictures: (H, W, 3) float32 in [0, 1] each.
     """
     totals: dict[str, np.ndarray] = {}
-    for seen in _outputs(generator, [units.layer for units in _all_units(generator)], pictures):
+    for seen in outputs(generator, [units.layer for units in hidden_units(generator)], pictures):
         for name, output in seen.items():
             share = (output > 0).mean(axis=(0, 1, 2)) / len(pictures)
             totals[name] = totals.get(name, 0) + share
@@ -57,7 +57,7 @@ def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
     """
     count = 0
     active = shares(generator, pictures)
-    for index, (layer, followers, scale) in enumerate(_all_units(generator)):
+    for index, (layer, followers, scale) in enumerate(hidden_units(generator)):
         dormant = active[layer.name] < LEAST_ACTIVE
         if not dormant.any():
             continue
@@ -79,23 +79,24 @@ def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
     return count
 
 
-def _all_units(generator: Any) -> list[_Units]:
+def hidden_units(generator: Any) -> list[Units]:
+    """Return those inside the blocks of a `wiener_unet`, and of its context; none of other networks."""
     layers = {layer.name: layer for layer in generator.layers}
     scales = [layer for name, layer in layers.items() if name.endswith("_scale")]
     units = [
-        _Units(layer, [layers[f"{block}_out"]], layers.get(f"{block}_scale"))
+        Units(layer, [layers[f"{block}_out"]], layers.get(f"{block}_scale"))
         for name, layer in layers.items()
         if (block := name.removesuffix("_in")) != name
     ]
     if "context" in layers:
         units += [
-            _Units(layers["context_seen"], [layers["context"]]),
-            _Units(layers["context"], scales),
+            Units(layers["context_seen"], [layers["context"]]),
+            Units(layers["context"], scales),
         ]
     return units
 
 
-def _outputs(
+def outputs(
     generator: Any, layers: Sequence[Any], pictures: Sequence[np.ndarray]
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield for each picture the layers' (1, H, W, C) outputs by their names."""
@@ -112,7 +113,7 @@ def _spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the kernel and a bias with which values have a median of 0 and a deviation of 1 over pictures."""
     before = generator.get_layer(f"{layer.name}_mean")
-    means = [seen[before.name][0, 0, 0] for seen in _outputs(generator, [before], pictures)]
+    means = [seen[before.name][0, 0, 0] for seen in outputs(generator, [before], pictures)]
     values = np.stack(means) @ kernel
     deviation = np.maximum(values.std(axis=0), _LEAST_DEVIATION)
     return kernel / deviation, -np.median(values, axis=0) / deviation

@@ -127,6 +127,7 @@ def generator(
     recipe: str = "box14",
     widths: tuple[int, ...] = (32, 64, 128, 256),
     blocks: tuple[int, ...] = (1, 1, 2, 2),
+    hidden: tuple[int, ...] | None = None,
     context: int = 0,
 ) -> keras.Model:
     """Return the network: (B, H, W, 3) in [0, 1] to the same; sides are multiples of 16.
@@ -136,10 +137,11 @@ def generator(
         recipe: what blur it is for: `box14` or `photo`.
         widths: channels at each level, from half the size down.
         blocks: residual blocks at each level, on the way down and as many on the way up.
+        hidden: channels inside the blocks of each level; None is as many as outside.
         context: how many numbers say what all of the picture has in common, as its blur, to the
             blocks on the way up; 0 is none.
     """
-    guesses = GUESSES[recipe]
+    guesses, hidden = GUESSES[recipe], hidden or widths
     picture = keras.Input((None, None, 3), name="blurred")
     details = WienerDetail(
         guesses, mirror_shift=blur.mirror_shift(recipe), dtype=dtype, name="wiener"
@@ -156,7 +158,7 @@ def generator(
             skips.append(x)
             x = _conv(x, width, 2, dtype, f"down{level}", strides=2)
         for index in range(count):
-            x = _block(x, width, dtype, f"down{level}_{index}")
+            x = _block(x, width, hidden[level], dtype, f"down{level}_{index}")
 
     # === Up ===
     common = _context(x, context, dtype) if context else None
@@ -165,7 +167,7 @@ def generator(
         x = DepthToSpace(dtype=dtype, name=f"up{level}_spread")(x)
         x = layers.Add(dtype=dtype, name=f"up{level}_skip")([x, skips[level]])
         for index in range(blocks[level]):
-            x = _block(x, widths[level], dtype, f"up{level}_{index}", common)
+            x = _block(x, widths[level], hidden[level], dtype, f"up{level}_{index}", common)
 
     head = layers.Conv2D(
         4 * (3 + len(guesses)),
@@ -203,12 +205,14 @@ def _context(x: Tensor, size: int, dtype: str) -> Tensor:
     return layers.Dense(size, "relu", dtype=dtype, name="context")(x)
 
 
-def _block(x: Tensor, filters: int, dtype: str, name: str, common: Tensor | None = None) -> Tensor:
-    y = _conv(x, filters, 3, dtype, f"{name}_in", gain=2.0, activation="relu")
+def _block(
+    x: Tensor, filters: int, hidden: int, dtype: str, name: str, common: Tensor | None = None
+) -> Tensor:
+    y = _conv(x, hidden, 3, dtype, f"{name}_in", gain=2.0, activation="relu")
     if common is not None:
         # 1 at first, so that a network without context can be gone on from.
         scale = layers.Dense(
-            filters,
+            hidden,
             kernel_initializer="zeros",
             bias_initializer="ones",
             dtype=dtype,
