@@ -135,16 +135,15 @@ def _measure(
     require_gpus(int(options.gpu), options.cluster)
     rows = []
     left = total
-    for name in shards:
-        facts = pairs.shard_facts(source, name)
+    for name, facts in zip(shards, pairs.shard_facts(source, shards), strict=True):
+        if left == 0:
+            break
         if facts is None:
             raise DeblurError(
                 f"{source.uri}/{name} is damaged: run the `deblur preprocess` that made it again"
             )
-        count = min(left, facts.pairs)
-        if count:
-            rows.append({"shard": name, "count": count})
-        left -= count
+        rows.append({"shard": name, "count": min(left, facts.pairs)})
+        left -= rows[-1]["count"]
     with bounded_retries():
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Evaluate,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from deblur.storage import Store, open_store
 from jobs.preprocess_shards import Shard, ShardMaker, bundles
 from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, counts, note, warn
 
+_SPLITS = ("train", "test")
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
 
 
@@ -59,7 +60,8 @@ def run(options: Options) -> dict[str, Any]:
     note(f"listing {source.uri}")
     pools, left_out, ignored = select(source, options)
     plan_id = _plan_id(options, pools)
-    _refuse_other_pairs(destination, plan_id)
+    finished = {name for split in _SPLITS for name in pairs.shards(destination, split)}
+    _refuse_other_pairs(destination, finished, plan_id)
     destination.make_ready()
 
     made: dict[str, pairs.ShardFacts] = {}
@@ -72,8 +74,9 @@ def run(options: Options) -> dict[str, Any]:
             shards = list(plan(pools, taken, wanted, made))
             splits = {key: shard.split for shard in shards for key, _ in shard.photos}
             results: dict[str, pairs.ShardFacts] = {}
-            for shard in shards:
-                facts = pairs.shard_facts(destination, shard.name)
+            there = [shard for shard in shards if shard.name in finished]
+            found = pairs.shard_facts(destination, (shard.name for shard in there))
+            for shard, facts in zip(there, found, strict=True):
                 if facts is not None and facts.plan_id == plan_id:
                     results[shard.name] = facts
                     progress.advance(len(shard.photos))
@@ -172,7 +175,7 @@ def plan(
     made: Mapping[str, pairs.ShardFacts],
 ) -> Iterator[Shard]:
     """Yield the shards of one round: the next wanted photos of each pool, categories in turn."""
-    for split in ("train", "test"):
+    for split in _SPLITS:
         columns = [
             [(key, pool.category) for key in pool.keys[taken[pool] : taken[pool] + wanted[pool]]]
             for pool in pools
@@ -197,9 +200,8 @@ def _plan_id(options: Options, pools: Sequence[places365.Pool]) -> str:
     return hashlib.sha256(json.dumps(decisive).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _refuse_other_pairs(destination: Store, plan_id: str) -> None:
-    for name in (pairs.shards(destination, "train") + pairs.shards(destination, "test"))[:1]:
-        facts = pairs.shard_facts(destination, name)
+def _refuse_other_pairs(destination: Store, finished: Set[str], plan_id: str) -> None:
+    for facts in pairs.shard_facts(destination, sorted(finished)[:1]):
         if facts is not None and facts.plan_id != plan_id:
             raise UsageError(
                 f"{destination.uri} holds pairs made with other options or from other photos; "

@@ -45,13 +45,11 @@ def _megapixels(source: Store, todo: Sequence[Entry]) -> float | None:
     """Return an estimate of the megapixels of all photos; None if no header can be read."""
     places = np.unique(np.linspace(0, len(todo) - 1, min(_SAMPLE, len(todo))).round().astype(int))
     sample = [todo[int(place)] for place in places] if len(todo) else []
-    filesystem, path = source.arrow()
 
     def size(entry: Entry) -> float | None:
         try:
-            with filesystem.open_input_file(f"{path}/{entry.key}") as file:
-                return _size(file.read(_HEADER_BYTES))
-        except (OSError, pa.ArrowException):
+            return _size(source.peek(entry.key, _HEADER_BYTES))
+        except OSError:
             return None
 
     with ThreadPoolExecutor(_THREADS) as threads:

@@ -106,7 +106,7 @@ def test_a_shard_keeps_rows_and_facts(store: Store) -> None:
     assert facts.categories == {"c0": 3, "c1": 2, "c2": 2}
     assert facts.pairs == 7
     assert facts.rejected == rejected
-    assert pairs.shard_facts(store, "train/00000.parquet") == facts
+    assert list(pairs.shard_facts(store, ["train/00000.parquet"])) == [facts]
     data = store.read("train/00000.parquet")
     assert pairs.read_shard(data) == rows
     pairs.write_shard(store, "again", rows, rejected, "plan")
@@ -117,7 +117,7 @@ def test_a_shard_of_nothing(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     facts = pairs.write_shard(store, "train/00000.parquet", [], {"a": "b"}, "plan")
     assert facts.pairs == 0
-    assert pairs.shard_facts(store, "train/00000.parquet") == facts
+    assert list(pairs.shard_facts(store, ["train/00000.parquet"])) == [facts]
     assert pairs.read_shard(store.read("train/00000.parquet")) == []
 
 
@@ -127,8 +127,24 @@ def test_what_is_no_shard_has_no_facts(tmp_path: Path) -> None:
     store.put("cut", store.read("whole")[:-20])
     store.put("other", b"something else")
     store.put("empty", b"")
-    for name in ["cut", "other", "empty", "nothing"]:
-        assert pairs.shard_facts(store, name) is None
+    names = ["cut", "other", "empty", "nothing", "whole"]
+    assert [facts and facts.pairs for facts in pairs.shard_facts(store, names)] == [*4 * [None], 3]
+
+
+def test_facts_are_had_without_the_pictures(tmp_path: Path, monkeypatch: Any) -> None:
+    store = open_store(tmp_path)
+    many = {f"{number} {'x' * 200}": "the JPEG is damaged" for number in range(600)}
+    expected = [
+        pairs.write_shard(store, "few", some(3), {"a": "b"}, "plan"),
+        pairs.write_shard(store, "many", some(3), many, "plan"),
+    ]
+    with (tmp_path / "few").open("r+b") as file:
+        data = file.read()
+        # What is not read may as well be torn; a byte more before it moves all that is.
+        file.seek(0)
+        file.write(b"\0" * 300_000 + data)
+    monkeypatch.delattr(type(store), "read")
+    assert list(pairs.shard_facts(store, ["few", "many"])) == expected
 
 
 def test_shards_are_listed_by_split_and_number(store: Store) -> None:
@@ -207,6 +223,11 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, data: bytes | None, reaso
         store.put(pairs.DATASET, data)
     with pytest.raises(UsageError, match=reason):
         pairs.read_dataset(store)
+
+
+def test_a_place_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        pairs.read_dataset(open_store(tmp_path / "missing"))
 
 
 def test_the_rejected_are_sorted_rows(store: Store) -> None:

@@ -105,6 +105,18 @@ def test_an_object_that_is_not_there_is_a_file_not_found(store: Store) -> None:
     assert not store.exists("a/b")
 
 
+def test_the_beginning_and_the_end_can_be_had_alone(store: Store) -> None:
+    store.put("a/b.jpg", b"0123456789")
+    store.put("empty", b"")
+    assert store.peek("a/b.jpg", 4) == b"0123"
+    assert store.peek("a/b.jpg", -3) == b"789"
+    for count in (10, -10, 1000, -1000):
+        assert store.peek("a/b.jpg", count) == b"0123456789"
+        assert store.peek("empty", count) == b""
+    with pytest.raises(FileNotFoundError):
+        store.peek("nothing", -3)
+
+
 def test_what_was_listed_is_read_or_said_to_be_another(store: Store) -> None:
     store.put("a", b"1")
     (entry,) = store.list()

@@ -89,6 +89,14 @@ class ArrowStore(Store):
                 raise changed(key)
         return data
 
+    def peek(self, key: str, count: int) -> bytes:
+        path = f"{self._root}/{key}"
+        with _os_errors(path), self._filesystem.open_input_file(path) as file:
+            if count < 0:
+                file.seek(max(file.size() + count, 0))
+            data: bytes = file.read(abs(count))
+        return data
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = f"{self._root}/{key}"
         with _os_errors(path):

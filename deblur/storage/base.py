@@ -50,6 +50,13 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def peek(self, key: str, count: int) -> bytes:
+        """Return the object's first `count` bytes, or, if it is negative, its last; fewer if there are fewer.
+
+        Raises OSError.
+        """
+
+    @abstractmethod
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write the object whole or not at all. Raises OSError."""
 

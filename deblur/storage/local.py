@@ -82,6 +82,12 @@ class LocalStore(Store):
             raise changed(key)
         return data
 
+    def peek(self, key: str, count: int) -> bytes:
+        with self._path(key).open("rb") as file:
+            if count < 0:
+                file.seek(max(os.fstat(file.fileno()).st_size + count, 0))
+            return file.read(abs(count))
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)

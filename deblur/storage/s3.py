@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from deblur.errors import DeblurError, UsageError
+from deblur.storage import s3_errors
 from deblur.storage.base import Entry, Store, changed, hidden, reason, refuse_secrets, vanished
 
 # ruff: noqa: D102 (what the methods of stores do is said once, in Store)
@@ -32,13 +33,6 @@ os.environ.setdefault("AWS_METADATA_SERVICE_TIMEOUT", "2")
 # throttling or a restart; one that never has, because its endpoint is wrong, shows it soon.
 _PATIENCE_S, _FIRST_PATIENCE_S = 90.0, 3.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-
-_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-# Besides what has a status of 500 to 504. Who says so is there, only busy.
-_PASSING = {
-    "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests",
-    "RequestTimeout",
-}  # fmt: skip
 
 _client_lock = threading.Lock()
 _answered: set[str | None] = set()  # endpoints; a store that is pickled takes the news along
@@ -142,11 +136,13 @@ class S3Store(Store):
                     raise failure from error
                 stale, last = connection, error
             except exceptions.ClientError as error:
-                failure = self._translated(error, operation, arguments.get("Key", ""))
-                if not _passing(error):
+                failure = s3_errors.translated(
+                    error, operation, uri=self.uri, key=arguments.get("Key", ""), endpoint=self.endpoint,
+                )  # fmt: skip
+                if not s3_errors.is_passing(error):
                     _answered.add(self.endpoint)
                     raise failure from error
-                if _code(error) in _PASSING:
+                if s3_errors.code(error) in s3_errors.BUSY:
                     _answered.add(self.endpoint)
                 last = error
             except exceptions.ConnectionError as error:
@@ -184,24 +180,6 @@ class S3Store(Store):
             f"{reason(error)}; the same command goes on where it was"
         )
 
-    def _translated(self, error: Any, operation: str, key: str) -> Exception:
-        code = _code(error)
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code == "NoSuchBucket" or (status == 404 and operation == "head_bucket"):
-            return UsageError(f"{self.uri}: there is no bucket {self.bucket!r}")
-        if code in _REFUSED:
-            return UsageError(f"{self.uri}: the store refuses these S3 credentials ({code})")
-        if status == 404 and operation in {"get_object", "head_object"}:
-            return FileNotFoundError(errno.ENOENT, "no such object", f"s3://{self.bucket}/{key}")
-        if status == 404:  # of a web server, say
-            where = self.endpoint or "AWS"
-            return UsageError(
-                f"{self.uri}: {where} is no S3 endpoint: it answered {code} to {operation}"
-            )
-        if status in {401, 403}:
-            return PermissionError(errno.EACCES, f"access denied ({code})", self.uri)
-        return OSError(errno.EIO, f"S3 answered {code} to {operation}", self.uri)
-
     def list(self, prefix: str = "") -> Iterator[Entry]:
         top = self._name(prefix).rstrip("/")
         base = len(self.prefix) + 1 if self.prefix else 0
@@ -233,6 +211,18 @@ class S3Store(Store):
             data: bytes = self._call("get_object", take, Key=self._name(key))
         except FileNotFoundError as error:
             raise error if etag is None else vanished(key) from error
+        return data
+
+    def peek(self, key: str, count: int) -> bytes:
+        span = f"bytes=0-{count - 1}" if count > 0 else f"bytes={count}"
+        try:
+            data: bytes = self._call(
+                "get_object", lambda answer: answer["Body"].read(), Key=self._name(key), Range=span
+            )
+        except OSError as error:
+            if error.errno == errno.ERANGE:
+                return b""  # of an empty object no range can be had
+            raise
         return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -286,13 +276,3 @@ def _content_type(key: str) -> str:
     # By the extension alone: whole names are taken for URLs, and keys may be anything.
     guess = mimetypes.guess_type("_" + os.path.splitext(key)[1], strict=False)[0]
     return guess or "application/octet-stream"
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _passing(error: Any) -> bool:
-    """Say whether an answer of S3 is one that may be another the next time."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status in {429, 500, 502, 503, 504} or _code(error) in _PASSING
