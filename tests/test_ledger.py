@@ -197,6 +197,9 @@ class Memory(Store):
         except KeyError:
             raise FileNotFoundError(2, "no such object", key) from None
 
+    def peek(self, key: str, count: int) -> bytes:
+        raise NotImplementedError
+
     def exists(self, key: str) -> bool:
         return key in self.objects
 
