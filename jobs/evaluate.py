@@ -142,8 +142,9 @@ def _measure(
             raise DeblurError(
                 f"{source.uri}/{name} is damaged: run the `deblur preprocess` that made it again"
             )
-        rows.append({"shard": name, "count": min(left, facts.pairs)})
-        left -= rows[-1]["count"]
+        count = min(left, facts.pairs)
+        rows.append({"shard": name, "count": count})
+        left -= count
     with bounded_retries():
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Evaluate,

@@ -321,6 +321,28 @@ def test_object_stores_are_written_to_directly(tmp_path: Path, kind: str) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_that_may_not_be_read_is_told_unless_it_is_the_filesystem_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(str(tmp_path))
+    for key in ("a.jpg", "lost+found/#1", "z/b.jpg"):
+        store.put(key, b"")
+    assert keys(store) == ["a.jpg", "lost+found/#1", "z/b.jpg"]
+    closed = {"lost+found"}
+    scandir = os.scandir
+
+    def guarded(folder: Path) -> Any:  # tests may run as root, who may read anything
+        if folder.name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert keys(store) == ["a.jpg", "z/b.jpg"]
+    closed.add("z")
+    with pytest.raises(UsageError, match=r"cannot list .*/z: Permission denied"):
+        keys(store)
+
+
 def test_what_a_filesystem_cannot_do_is_an_os_error(tmp_path: Path) -> None:
     store = ArrowStore(tmp_path.as_uri())
     store.put("a", b"x")

@@ -147,11 +147,13 @@ def test_the_network_is_that_of_the_model_to_start_from(trained: Path) -> None:
     for given, expected in [(None, "pix2pix-small"), ("pix2pix-small", "pix2pix-small")]:
         asked = train.Options("pairs", "run", recipe="best", network=given, start_from="trained")
         assert train._recipe(asked, start).network == expected
-    photo = models.read_card(models.open_model("photo"))
-    asked = train.Options("photos", "run", network="wiener-photo-lean", start_from="photo")
-    for name in ("wiener-photo-lean", "wiener-photo-deep"):
-        start = replace(photo, network=name)
-        assert train._recipe(asked, start).network == "wiener-photo-lean"
+    box14 = models.read_card(models.open_model("box14"))
+    for network, before in [("lean", "lean"), ("lean", "deeper"), ("deeper", "lean")]:
+        start = replace(box14, network=f"wiener-box14-{before}")
+        asked = train.Options(
+            "photos", "run", network=f"wiener-box14-{network}", start_from="box14"
+        )
+        assert train._recipe(asked, start).network == f"wiener-box14-{network}"
 
 
 @pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])

@@ -89,7 +89,7 @@ NETWORKS: Mapping[str, Network] = {
     "wiener-box14-deeper": replace(
         _BOX14,
         generator_arguments={"recipe": "box14", "blocks": (3, 3, 2, 2)},
-        fitted_from=("wiener-box14-deep",),
+        fitted_from=("wiener-box14-deep", "wiener-box14-lean"),
     ),
     "wiener-box14-lean": replace(
         _BOX14,
@@ -101,16 +101,6 @@ NETWORKS: Mapping[str, Network] = {
         _PHOTO,
         generator_arguments={"recipe": "photo", "blocks": (1, 1, 3, 4), "context": 256},
         fitted_from=("wiener-photo",),
-    ),
-    "wiener-photo-lean": replace(
-        _PHOTO,
-        generator_arguments={
-            "recipe": "photo",
-            "blocks": (1, 2, 3, 4),
-            "hidden": (32, 64, 96, 96),
-            "context": 256,
-        },
-        fitted_from=("wiener-photo-deep",),
     ),
 }
 

@@ -20,8 +20,7 @@ def transfer(source: Any, target: Any, pictures: Sequence[np.ndarray]) -> None:
     contribute most. Other layers that only `target` has keep what they were initialised with.
 
     Of the shipped `box14` of 2026-11 256 units inside each block of its deepest level can be 32, 128 of
-    the third 32, and 64 of the second 48, for 0.00 dB on 120 photos; of `photo` 256 and 128 can be 96,
-    for 0.005 dB.
+    the third 32, and 64 of the second 48, for 0.00 dB on 120 photos.
 
     Args:
         source: a generator of `wiener_unet`, or of the same network as `target`.

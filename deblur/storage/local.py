@@ -57,6 +57,9 @@ class LocalStore(Store):
                     if child.name[0] != "."
                 )
         except OSError as error:
+            # At the top of each ext4 volume, and root's alone: a volume would not be of use otherwise.
+            if folder.name == "lost+found" and isinstance(error, PermissionError):
+                return
             raise UsageError(f"cannot list {folder}: {reason(error)}") from error
         for name in names:
             path = folder / name
