@@ -83,7 +83,9 @@ def check_close(
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         moved = np.abs(value.astype(float) - before[name]).max()
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * moved, err_msg=name)
+        # Adam's first step divides a gradient by itself: what is all but 0 is mostly rounding. The most
+        # seen is 1.5 % of a step, in 2 of 8192 weights, on a CPU of AVX2 alone.
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-2 * moved, err_msg=name)
 
 
 # === A step ===
