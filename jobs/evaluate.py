@@ -96,14 +96,9 @@ def run(options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     with cluster(options.cluster), Progress("evaluate", total, "photos") as progress:
         results = list(_measure(shards, source, dataset, chosen, options, total, progress))
-    evaluation = _evaluation(
-        results,
-        dataset,
-        options,
-        source,
-        dict(zip(names, cards, strict=True)),
-        time.perf_counter() - started,
-    )
+    seconds = time.perf_counter() - started
+    named = dict(zip(names, cards, strict=True))
+    evaluation = _evaluation(results, dataset, options, source, named, seconds)
     _write(destination, evaluation, results)
     _print_table(evaluation)
     return {
@@ -142,8 +137,8 @@ def _measure(
             raise DeblurError(
                 f"{source.uri}/{name} is damaged: run the `deblur preprocess` that made it again"
             )
-        count = min(left, facts.pairs)
-        rows.append({"shard": name, "count": count})
+        if count := min(left, facts.pairs):
+            rows.append({"shard": name, "count": count})
         left -= count
     with bounded_retries():
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

@@ -102,6 +102,15 @@ def test_figures_of_known_scores() -> None:
     assert extremes([3.0, 1.0, 2.0]) == [0, 2, 1]
 
 
+def test_a_shard_of_rejected_photos_alone_is_left_out(made_pairs: Path, tmp_path: Path) -> None:
+    given = tmp_path / "pairs"
+    shutil.copytree(made_pairs, given)
+    store = open_store(given)
+    pairs.write_shard(store, "test/0.parquet", [], {"a.jpg": "is small"}, "plan")
+    summary = evaluate.run(evaluate.Options(str(given), str(tmp_path / "report"), baselines=False))
+    assert summary["photos"] == pairs.read_dataset(store).total("test")
+
+
 def test_without_models_or_baselines(made_pairs: Path, tmp_path: Path) -> None:
     summary = evaluate.run(
         evaluate.Options(str(made_pairs), str(tmp_path), baselines=False, limit=2)
