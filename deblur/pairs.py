@@ -185,9 +185,8 @@ def shard_facts(store: Store, names: Iterable[str]) -> Iterator[ShardFacts | Non
 def _facts(store: Store, name: str) -> ShardFacts | None:
     try:
         end = store.peek(name, -_FOOTER_BYTES)
-        length = (
-            int.from_bytes(end[-8:-4], "little") + 8
-        )  # as Parquet ends: a footer, its length, PAR1
+        # Parquet ends with a footer, the footer's length in four bytes, and PAR1.
+        length = int.from_bytes(end[-8:-4], "little") + 8
         if length > len(end) == _FOOTER_BYTES:
             end = store.peek(name, -length)
         metadata = pq.read_schema(pa.BufferReader(end)).metadata or {}

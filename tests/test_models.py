@@ -248,7 +248,8 @@ def test_a_shipped_model_says_all_about_itself(name: str) -> None:
     assert card.licence == "Apache-2.0"
     assert card.command.startswith("deblur train ")
     assert card.data["fingerprint"]
-    assert card.steps >= 1  # `box14` is another run's model with fewer units, in one
+    # `box14` is the model of a longer run with fewer units, which took one step.
+    assert card.steps > 1000 or "--start-from" in card.command
     assert card.figures["restored"]["psnr"] > card.figures["blurred"]["psnr"]
     assert not re.search(r"/(work|tmp|home|root)\b", json.dumps(asdict(card)))
     model = models.load(models.open_model(name), "mixed_bfloat16")

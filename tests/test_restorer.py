@@ -314,11 +314,11 @@ def test_a_photo_s_pixels_do_not_depend_on_its_company(policy: str, dtype: type)
             if "avx512f" in _cpu_flags() or policy != "float32":
                 np.testing.assert_array_equal(result, alone[index])
             else:
-                # A CPU of AVX2 alone (EPYC 7003): its convolutions round by the place in the batch, so
-                # that 1 of 450,000 values of 8 bits, and 232 of 196,608 of 16, are a level off.
+                # Seen on a CPU of AVX2 alone (EPYC 7003): TensorFlow rounds otherwise in the last place
+                # of a batch. 1 of 450,000 values of 8 bits, and 232 of 196,608 of 16, are a level off.
                 off = np.abs(result.astype(int) - alone[index])
                 assert off.max() <= 1
-                assert (off > 0).mean() < 5e-3
+                assert (off > 0).mean() < 2e-3
 
 
 def test_nor_do_they_where_tiles_are_of_many_sizes() -> None:

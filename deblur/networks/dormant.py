@@ -31,7 +31,7 @@ def shares(generator: Any, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarr
         pictures: (H, W, 3) float32 in [0, 1] each.
     """
     totals: dict[str, np.ndarray] = {}
-    for seen in outputs(generator, [units.layer for units in hidden_units(generator)], pictures):
+    for seen in outputs(generator, [units.layer for units in _all_units(generator)], pictures):
         for name, output in seen.items():
             share = (output > 0).mean(axis=(0, 1, 2)) / len(pictures)
             totals[name] = totals.get(name, 0) + share
@@ -57,7 +57,7 @@ def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
     """
     count = 0
     active = shares(generator, pictures)
-    for index, (layer, followers, scale) in enumerate(hidden_units(generator)):
+    for index, (layer, followers, scale) in enumerate(_all_units(generator)):
         dormant = active[layer.name] < LEAST_ACTIVE
         if not dormant.any():
             continue
@@ -79,16 +79,21 @@ def revive(generator: Any, pictures: Sequence[np.ndarray], *, seed: int) -> int:
     return count
 
 
-def hidden_units(generator: Any) -> list[Units]:
-    """Return those inside the blocks of a `wiener_unet`, and of its context; none of other networks."""
+def blocks(generator: Any) -> list[Units]:
+    """Return the units inside the blocks of a `wiener_unet`; none of other networks."""
     layers = {layer.name: layer for layer in generator.layers}
-    scales = [layer for name, layer in layers.items() if name.endswith("_scale")]
-    units = [
+    return [
         Units(layer, [layers[f"{block}_out"]], layers.get(f"{block}_scale"))
         for name, layer in layers.items()
         if (block := name.removesuffix("_in")) != name
     ]
+
+
+def _all_units(generator: Any) -> list[Units]:
+    units = blocks(generator)
+    layers = {layer.name: layer for layer in generator.layers}
     if "context" in layers:
+        scales = [block.scale for block in units if block.scale]
         units += [
             Units(layers["context_seen"], [layers["context"]]),
             Units(layers["context"], scales),

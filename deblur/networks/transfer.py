@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deblur.networks.dormant import Units, hidden_units, outputs
-
-Weights = list[np.ndarray]
+from deblur.networks.dormant import Units, blocks, outputs
 
 
 def transfer(source: Any, target: Any, pictures: Sequence[np.ndarray]) -> None:
@@ -32,48 +30,47 @@ def transfer(source: Any, target: Any, pictures: Sequence[np.ndarray]) -> None:
     """
     mine = {layer.name: layer for layer in target.layers}
     theirs = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
-    narrower = [
+    other = [
         units
-        for units in hidden_units(source)
-        if units.layer.name.endswith("_in")  # of a block, not of the context
-        and (here := mine.get(units.layer.name))
+        for units in blocks(source)
+        if (here := mine.get(units.layer.name))
         and here.kernel.shape[:3] == units.layer.kernel.shape[:3]
         and here.filters != units.layer.filters
     ]
-    for units, share in zip(narrower, _contributions(source, narrower, pictures), strict=True):
-        count = min(mine[units.layer.name].filters, len(share))
-        theirs |= _fitted(units, np.sort(np.argsort(-share, kind="stable")[:count]), mine)
+    for units, share in zip(other, _contributions(source, other, pictures), strict=True):
+        most = np.argsort(-share, kind="stable")[: mine[units.layer.name].filters]
+        theirs |= _fitted(units, np.sort(most), mine)
     for name, weights in theirs.items():
         here = mine.get(name)
         if here is None or [w.shape for w in here.weights] != [w.shape for w in weights]:
             raise ValueError(f"the network has no layer {name} of these shapes")
     for name, weights in theirs.items():
         mine[name].set_weights(weights)
-    for units in hidden_units(target):
-        if units.layer.name not in theirs and units.layer.name.endswith("_in"):
+    for units in blocks(target):
+        if units.layer.name not in theirs:
             kernel, bias = units.followers[0].get_weights()
             units.followers[0].set_weights([np.zeros_like(kernel), bias])
 
 
 def _contributions(
-    source: Any, blocks: Sequence[Units], pictures: Sequence[np.ndarray]
+    source: Any, those: Sequence[Units], pictures: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """Return for each block how much each of its units adds to its result: a mean square."""
     last = [
         source.get_layer(f"{units.layer.name.removesuffix('_in')}_scaled")
         if units.scale
         else units.layer
-        for units in blocks
+        for units in those
     ]
-    powers = [np.zeros(units.layer.filters) for units in blocks]
+    powers = [np.zeros(units.layer.filters) for units in those]
     for seen in outputs(source, last, pictures):
         for power, layer in zip(powers, last, strict=True):
             power += np.square(seen[layer.name].astype(np.float32)).mean(axis=(0, 1, 2))
-    weights = (np.square(units.followers[0].kernel).sum(axis=(0, 1, 3)) for units in blocks)
+    weights = (np.square(units.followers[0].kernel).sum(axis=(0, 1, 3)) for units in those)
     return [power * weight for power, weight in zip(powers, weights, strict=True)]
 
 
-def _fitted(units: Units, kept: np.ndarray, mine: dict[str, Any]) -> dict[str, Weights]:
+def _fitted(units: Units, kept: np.ndarray, mine: dict[str, Any]) -> dict[str, list[np.ndarray]]:
     """Return the weights of a block's layers with the kept units first, by the layers' names."""
     fitted = {}
     for layer in (units.layer, units.scale):
