@@ -26,7 +26,7 @@ from jobs.train_record import live_text
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def options(source: Path, home: Path | str, **more: object) -> train.Options:
+def options(source: Path | str, home: Path | str, **more: object) -> train.Options:
     return train.Options(
         str(source), str(home), **{"network": "pix2pix-small", "epochs": 1, **more}
     )
@@ -78,20 +78,27 @@ def test_another_configuration_is_refused(trained: Path, made_pairs: Path) -> No
         train.run(options(made_pairs, trained, learning_rate=0.1))
 
 
-def cut_off(home: Path, made_pairs: Path, **more: object) -> None:
-    """Leave a run as it was after step 3, as a kill does."""
-    train.run(options(made_pairs, home, max_steps=3, checkpoint_steps=3, **more))
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory, made_pairs: Path) -> Path:
+    """Return a run as it was after step 3, as a kill leaves it."""
+    home = tmp_path_factory.mktemp("cut") / "run"
+    train.run(options(made_pairs, home, max_steps=3, checkpoint_steps=3))
     shutil.rmtree(home / "model")
     run = json.loads((home / "config.json").read_text())
     run["plan"]["total_steps"] = 7
     run["plan"]["recipe"]["max_steps"] = None
     (home / "config.json").write_text(json.dumps(run))
+    return home
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(
-    trained: Path, made_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    made_pairs: Path,
+    cut_off: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cut_off(tmp_path / "run", made_pairs)
+    shutil.copytree(cut_off, tmp_path / "run")
     train.run(options(made_pairs, tmp_path / "run", checkpoint_steps=3))
     assert "\ngoing on after step 3, from its checkpoint\n" in capsys.readouterr().err
     found, expected = (
@@ -102,9 +109,9 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
 
 
 def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
-    made_pairs: Path, tmp_path: Path
+    made_pairs: Path, cut_off: Path, tmp_path: Path
 ) -> None:
-    cut_off(tmp_path / "run", made_pairs)
+    shutil.copytree(cut_off, tmp_path / "run")
     progress = tmp_path / "run" / "checkpoints" / "step-00000003" / "progress.json"
     before = json.loads(progress.read_text())
     other = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}[before["policy"]]
@@ -113,32 +120,33 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
     assert models.read_card(open_store(tmp_path / "run" / "model")).precision == other
 
 
-def test_sharp_photos_are_blurred_anew_from_another_model_in_relative_folders(
+def test_sharp_photos_are_blurred_anew_from_another_model_in_a_relative_folder_among_them(
     trained: Path, sharp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray Train's workers have a working folder of their own."""
+    """Ray Train's workers have a working folder of their own; its samples are no photos to train on."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").symlink_to(sharp_folder)
+    shutil.copytree(sharp_folder, tmp_path / "photos")
     (tmp_path / "other").symlink_to(trained)
     more = {
         "batch_size": 4, "epochs": 2, "blur": "photo", "validation_photos": 2,
         "start_from": "other/model", "learning_rate": 1e-12,
     }  # fmt: skip
-    summary = train.run(options(Path("photos"), "run", **more))
-    card = models.read_card(open_store("run/model"))
+    summary = train.run(options(Path("photos"), "photos/run", **more))
+    card = models.read_card(open_store("photos/run/model"))
     # Of 18, one is broken and one held out.
     assert (card.recipe, card.data["count"]) == ("photo", 16)
     assert summary["measured_on"] == "1 training photos that were held out"
-    rejected = pq.read_table("run/rejected.parquet").to_pylist()
+    rejected = pq.read_table("photos/run/rejected.parquet").to_pylist()
     assert [row["key"] for row in rejected] == ["castle/8.jpg"]
     mine, theirs = (
         models.load(open_store(model), "float32").generator
-        for model in ("run/model", "other/model")
+        for model in ("photos/run/model", "other/model")
     )
     for one, other in zip(mine.weights, theirs.weights, strict=True):
         if "seed" not in one.path:
             np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
-    again = train.run(options(Path("photos"), "run", **more))
+    assert list(Path("photos/run/samples").iterdir())
+    again = train.run(options(Path("photos"), "photos/run", **more))
     assert again == summary
 
 
@@ -189,14 +197,19 @@ def test_a_run_that_diverges_says_where(made_pairs: Path, tmp_path: Path) -> Non
     assert "\n" not in text
 
 
-def test_two_workers_and_a_bucket_keep_the_best_and_stop_without_gain(
-    made_pairs: Path, bucket
+def test_two_workers_on_larger_pairs_in_buckets_keep_the_best_and_stop_without_gain(
+    photos: Any, ray_cluster: None, tmp_path: Path, bucket: Any
 ) -> None:
-    home = open_store(bucket() + "/run")
+    made, home = bucket() + "/pairs", open_store(bucket() + "/run")
+    for index in range(8):
+        (tmp_path / f"{index}.jpg").write_bytes(photos.jpeg(320, 320, seed=index))
+    preprocess.run(preprocess.Options(str(tmp_path), made, train=8, test=0, size=320))
     two = {"workers": "2", "batch_size": 2, "precision": "float32"}
     # At such a rate everything is worse than the first epoch.
     stops = {"epochs": 30, "learning_rate": 0.3, "patience": 2, "validate_every": 1}
-    summary = train.run(options(made_pairs, home.uri, **two, **stops))
+    with pytest.raises(UsageError, match=r"crops of 320 pixels .* takes 256 alone: give another"):
+        train.run(options(made, home.uri, **two, **stops))
+    summary = train.run(options(made, home.uri, size=256, **two, **stops))
     keys = [entry.key.split("/") for entry in home.list()]
     names = {key[0] for key in keys}
     assert {"model", "config.json", "samples", "tensorboard", "checkpoints"} <= names
@@ -310,27 +323,7 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
     assert found.photos == 4
 
 
-def test_a_run_among_its_photos_goes_on(sharp_folder: Path, tmp_path: Path) -> None:
-    source = tmp_path / "photos"
-    shutil.copytree(sharp_folder, source)
-    more = {"blur": "box14", "max_steps": 1}
-    summary = train.run(options(source, source / "run", **more))
-    assert list((source / "run" / "samples").iterdir())
-    assert train.run(options(source, source / "run", **more)) == summary
-
-
-def test_pairs_larger_than_the_network_takes(photos: Any, tmp_path: Path) -> None:
-    """Their middles are validated on; a side of 250 is cut to a multiple of the stride."""
-    for index in range(4):
-        path = tmp_path / "photos" / f"{index}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(photos.jpeg(320, 320, seed=index))
-    made, home = str(tmp_path / "pairs"), str(tmp_path / "run")
-    preprocess.run(preprocess.Options(str(tmp_path / "photos"), made, train=4, test=0, size=320))
-    with pytest.raises(UsageError, match=r"crops of 320 pixels .* takes 256 alone: give another"):
-        train.run(options(Path(made), home))
-    summary = train.run(options(Path(made), home, size=256, max_steps=1))
-    assert summary["steps"] == 1
+def test_pairs_of_an_odd_side_are_validated_on_a_multiple_of_the_stride(photos: Any) -> None:
     maker = Maker("box14", 128, 0, 256, 16)
     shown = maker.held_out_pair(*2 * (photos.pixels(250, 250),))
     assert shown.sharp.shape == shown.blurred.shape == (240, 240, 3)

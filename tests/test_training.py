@@ -247,6 +247,7 @@ def test_another_network_s_state_is_refused(other: Recipe, odd: str, tmp_path: P
 WORKER = """
 import sys
 from pathlib import Path
+import keras
 import tensorflow as tf
 gpus = int(sys.argv[2])  # two processors stand in for two GPUs of one worker
 if gpus > 1:
@@ -261,7 +262,11 @@ from deblur import networks
 from deblur.training import Training
 networks.NETWORKS = tests.OURS
 for name in sys.argv[3:]:
-    training = Training(getattr(tests, name), seed=rank, strategy=strategy)
+    recipe = getattr(tests, name)
+    training = Training(recipe, seed=rank, strategy=strategy)
+    if name == "NARROW":  # from what each worker takes for another model
+        keras.utils.set_random_seed(7 + rank)
+        training.start_from(networks.network(recipe.network).generator(), [], seed=0)
     for step in range(tests.STEPS):
         photos = tests.shared(step, rank * gpus, gpus, world * gpus)
         figures = training.step(*photos, tests.RATE)
