@@ -10,36 +10,29 @@ secrets in their environment). The command is checked here before anything is se
 from __future__ import annotations
 
 import asyncio
-import http.client
-import logging
-import os
 import shlex
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from shutil import copytree, ignore_patterns
-from typing import Annotated, Any, Protocol
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import refuse_secrets
 from jobs.runtime import note, warn
+from jobs.submit_dashboard import Client, connect, dashboard, failures, fresh_name, reason, send
 from jobs.submit_output import Output
 
 _SUBMITTABLE = ("preprocess", "train", "restore", "evaluate", "demo")
 _PLACES = ("source", "destination", "pairs", "run", "report", "folder", "model", "start_from")
 _MODELS = {"model", "start_from"}  # which may be the names of shipped ones
 
-_ANSWER_S = 10.0  # for the first answer of a dashboard; Ray itself would wait for minutes
 _LOST = 5  # times in a row that contact may be lost before we give up following
 _RECONNECT_S = 2.0
 _POLL_S = 1.0
@@ -62,21 +55,6 @@ class Options:
     "A name for the job; a second job of the same name is refused by the cluster."
 
 
-class Client(Protocol):
-    """What we use of `ray.job_submission.JobSubmissionClient`."""
-
-    def submit_job(
-        self, *, entrypoint: str, runtime_env: dict[str, Any], submission_id: str | None
-    ) -> str:
-        """Submit and return the submission id."""
-
-    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        """Yield the job's output from its beginning, in pieces, until it ends."""
-
-    def get_job_info(self, job_id: str) -> Any:
-        """Return the job's details."""
-
-
 def run(options: Options) -> dict[str, Any]:
     """Submit the job and, if asked to wait, follow it to its end."""
     check(options.words)
@@ -87,21 +65,17 @@ def run(options: Options) -> dict[str, Any]:
 def submit(options: Options, client: Client, address: str) -> dict[str, Any]:
     """Submit to this client, and follow."""
     entrypoint = shlex.join(["python", "-m", "jobs.cli", *options.words])
+    name = options.submission_id or fresh_name(options.words[0])
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
         _pack(Path(folder))
         try:
-            job = client.submit_job(
-                entrypoint=entrypoint,
-                runtime_env={"working_dir": folder},
-                submission_id=options.submission_id,
-            )
-        except _failures() as error:
-            if "already exists" in str(error):
-                raise UsageError(
-                    f"{address} has a job {options.submission_id!r} already: "
-                    "give another --submission-id, or none"
-                ) from error
-            raise DeblurError(f"{address} does not take the job: {_reason(error)}") from error
+            job = send(client, entrypoint, folder, name)
+        except FileExistsError as error:
+            raise UsageError(
+                f"{address} has a job {name!r} already: give another --submission-id, or none"
+            ) from error
+        except failures() as error:
+            raise DeblurError(f"{address} does not take the job: {reason(error)}") from error
     note(f"submitted {job}: {shlex.join(['deblur', *options.words])}")
     summary = {"job": "submit", "address": address, "submission_id": job}
     if not options.wait:
@@ -112,9 +86,9 @@ def submit(options: Options, client: Client, address: str) -> dict[str, Any]:
     except KeyboardInterrupt:
         note(f"\ndeblur: the job goes on without you\n{_what_next(address, job)}")
         return summary | {"status": "RUNNING", "exit_code": 130}
-    except _failures() as error:
+    except failures() as error:
         raise DeblurError(
-            f"lost contact with {address} ({_reason(error)}); the job may well go on\n"
+            f"lost contact with {address} ({reason(error)}); the job may well go on\n"
             f"{_what_next(address, job)}"
         ) from error
 
@@ -163,62 +137,6 @@ def check(words: tuple[str, ...]) -> None:
         )
 
 
-def dashboard(address: str | None) -> str:
-    """Return the address of the dashboard, with its scheme."""
-    address = (
-        address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or ""
-    )
-    example = "the cluster's dashboard, such as http://head:8265"
-    if not address:
-        raise UsageError(f"--address is missing: {example}")
-    url = (address if "://" in address else f"http://{address}").rstrip("/")
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine or address in {"auto", "local"}:
-        raise UsageError(f"--address {address!r}: expected {example}")
-    return url
-
-
-def connect(address: str) -> Client:
-    """Return a client of the dashboard, which has answered."""
-    from ray.job_submission import JobSubmissionClient
-
-    # They tell of uploads and WebSockets, whatever the level of `ray`.
-    for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk"):
-        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
-    for name in ("packaging", "working_dir"):
-        logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
-    # Ray prefers these to what it is told.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    try:
-        _knock(address)
-        client: Client = JobSubmissionClient(address)
-        return client
-    except _failures() as error:
-        raise DeblurError(f"no Ray dashboard answers at {address}: {_reason(error)}") from error
-
-
-_NO_DASHBOARD = "what answers there is no Ray dashboard"
-
-
-def _knock(address: str) -> None:
-    """Raise OSError unless something answers soon."""
-    try:
-        with urllib.request.urlopen(f"{address}/api/version", timeout=_ANSWER_S):
-            pass
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 404:  # Ray's client knows better what other codes mean
-            raise OSError(_NO_DASHBOARD) from error
-    except http.client.BadStatusLine as error:
-        raise OSError(_NO_DASHBOARD) from error
-    except urllib.error.URLError as error:
-        raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from error
-
-
 def _pack(folder: Path) -> None:
     """Copy the code that goes along."""
     for package in ("deblur", "jobs"):
@@ -238,7 +156,7 @@ def follow(client: Client, job: str) -> dict[str, Any]:
         try:
             asyncio.run(_tail(client, job, output))
             details = client.get_job_info(job)
-        except _failures():
+        except failures():
             # Mostly a port-forward or a proxy that gave up. The output comes again from its start.
             lost = 1 if output.seen > before else lost + 1
             if lost > _LOST:
@@ -271,7 +189,7 @@ def _outcome(details: Any, summary: dict[str, Any] | None) -> dict[str, Any]:
         if status == "STOPPED":
             warn("the job was stopped")
         elif code:
-            note(f"deblur: error: the cluster did not run the job: {_reason(details.message)}")
+            note(f"deblur: error: the cluster did not run the job: {reason(details.message)}")
     elif code < 0:
         note(f"deblur: error: the job's process on the cluster was ended by signal {-code}")
         code = 128 - code
@@ -283,17 +201,3 @@ def _what_next(address: str, job: str) -> str:
         f"follow it: ray job logs --address {address} --follow {job}\n"
         f"stop it:   ray job stop --address {address} {job}"
     )
-
-
-def _reason(error: object) -> str:
-    """Return the last line, which is what happened where Ray gives a whole trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what Ray's client raises when the other side fails."""
-    from aiohttp import ClientError
-    from ray.exceptions import RayError
-
-    return (RayError, RuntimeError, OSError, ValueError, ClientError)

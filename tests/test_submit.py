@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from deblur.errors import DeblurError, UsageError
-from jobs import submit, submit_output
+from jobs import submit, submit_dashboard, submit_output
 
 WORDS = ("restore", "s3://in", "s3://out", "--model", "s3://models/box14")
 ADDRESS = "http://head:8265"
@@ -47,18 +47,20 @@ class Cluster:
 
     outputs: Sequence[str | BaseException | Sequence[str | BaseException]] = ("",)
     details: Sequence[Details] = (Details(),)
-    refusal: Exception | None = None
+    refusals: Sequence[Exception | None] = ()
+    asked: int = 0
     submitted: dict[str, Any] = field(default_factory=dict)
     sent: set[str] = field(default_factory=set)
 
     def submit_job(self, **arguments: Any) -> str:
-        if self.refusal:
-            raise self.refusal
+        self.asked += 1
+        if refusal := dict(enumerate(self.refusals, 1)).get(self.asked):
+            raise refusal
         folder = Path(arguments["runtime_env"]["working_dir"])
         self.sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
         self.submitted = arguments
         self._outputs, self._details = iter(self.outputs), iter(self.details)
-        return arguments["submission_id"] or "raysubmit_1"
+        return str(arguments["submission_id"])
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         output = next(self._outputs)
@@ -79,6 +81,7 @@ def run(cluster: Cluster, words: tuple[str, ...] = WORDS, **options: Any) -> dic
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_POLL_S", 0.0)
     monkeypatch.setattr(submit, "_RECONNECT_S", 0.0)
+    monkeypatch.setattr(submit_dashboard, "_ASK_AGAIN_S", 0.0)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -206,23 +209,23 @@ def test_a_silent_connection_is_given_up_and_the_job_asked_for(
     ],
 )
 def test_address(given: str, expected: str) -> None:
-    assert submit.dashboard(given) == expected
+    assert submit_dashboard.dashboard(given) == expected
 
 
 @pytest.mark.parametrize("given", ["auto", "local", "ray://head:10001", "http://[::1", "head:x"])
 def test_an_address_that_is_none_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="such as http://head:8265"):
-        submit.dashboard(given)
+        submit_dashboard.dashboard(given)
 
 
 def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--address is missing"):
-        submit.dashboard(None)
+        submit_dashboard.dashboard(None)
     monkeypatch.setenv("RAY_ADDRESS", "http://one:8265")
-    assert submit.dashboard(None) == "http://one:8265"
+    assert submit_dashboard.dashboard(None) == "http://one:8265"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://two:8265")
-    assert submit.dashboard(None) == "http://two:8265"
-    assert submit.dashboard("three:8265") == "http://three:8265"
+    assert submit_dashboard.dashboard(None) == "http://two:8265"
+    assert submit_dashboard.dashboard("three:8265") == "http://three:8265"
 
 
 @contextlib.contextmanager
@@ -259,7 +262,7 @@ def _restored_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _one_line(address: str) -> str:
     with pytest.raises(DeblurError) as failure:
-        submit.connect(address)
+        submit_dashboard.connect(address)
     text = str(failure.value)
     assert text.startswith(f"no Ray dashboard answers at {address}: ")
     assert "\n" not in text
@@ -276,7 +279,7 @@ def test_nothing_listens() -> None:
 
 @pytest.mark.usefixtures("_restored_environment")
 def test_what_listens_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(submit_dashboard, "_ANSWER_S", 0.2)
     with listening() as (_, address):
         assert "timed out" in _one_line(address)
 
@@ -320,13 +323,45 @@ def test_a_second_job_of_the_same_name_is_wrong_usage() -> None:
         "ValueError: Job with submission_id same already exists. Please use a different one.\n"
     )
     with pytest.raises(UsageError, match="has a job 'same' already: give another"):
-        run(Cluster(refusal=RuntimeError(trace)), submission_id="same")
+        run(Cluster(refusals=[RuntimeError(trace)]), submission_id="same")
+
+
+NOT_READY = RuntimeError(
+    "Request failed with status code 500: No available agent to submit job, please try again later."
+)
+THERE = RuntimeError("ValueError: Job with submission_id x already exists.")
+
+
+def test_a_cluster_that_is_not_ready_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster(refusals=[NOT_READY, NOT_READY])
+    summary = run(cluster)
+    assert (cluster.asked, summary["status"]) == (3, "SUCCEEDED")
+    assert capsys.readouterr().err.count("not ready to take jobs yet; trying again\n") == 1
+
+
+def test_a_job_that_was_taken_without_an_answer_is_not_sent_twice() -> None:
+    cluster = Cluster(refusals=[NOT_READY, THERE])
+    cluster._outputs, cluster._details = iter([""]), iter([Details()])
+    summary = run(cluster, submission_id="mine")
+    assert (cluster.asked, summary["submission_id"]) == (2, "mine")
+
+
+def test_a_cluster_that_never_gets_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit_dashboard, "_READY_S", 0.0)
+    with pytest.raises(DeblurError, match=r"does not take the job: .*No available agent"):
+        run(Cluster(refusals=[NOT_READY] * 9))
+
+
+def test_jobs_without_a_name_have_one_each() -> None:
+    names = [run(Cluster(), wait=False)["submission_id"] for _ in range(2)]
+    assert names[0] != names[1]
+    assert all(name.startswith("deblur-restore-2") for name in names)
 
 
 def test_a_refusal_is_told_in_one_line() -> None:
     trace = "Request failed with status code 500: Traceback:\n  File ...\nOSError: disk full\n"
     with pytest.raises(DeblurError, match=r"does not take the job: OSError: disk full$"):
-        run(Cluster(refusal=RuntimeError(trace)))
+        run(Cluster(refusals=[RuntimeError(trace)]))
 
 
 def test_not_waiting_says_how_to_follow(capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,7 +442,7 @@ def test_contact_that_is_lost_for_good(capsys: pytest.CaptureFixture[str]) -> No
     outputs = [OSError("refused")] * 20
     with pytest.raises(DeblurError, match=r"lost contact .* the job may well go on") as failure:
         run(Cluster(outputs))
-    assert "--follow raysubmit_1" in str(failure.value)
+    assert "--follow deblur-restore-" in str(failure.value)
 
 
 def test_ctrl_c_leaves_the_job_alone_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,7 +450,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_so(capsys: pytest.CaptureFixture[s
     assert (summary["status"], summary["exit_code"]) == ("RUNNING", 130)
     error = capsys.readouterr().err
     assert "the job goes on" in error
-    assert "--follow raysubmit_1" in error
+    assert "--follow deblur-restore-" in error
 
 
 # === For real ===
@@ -452,7 +487,7 @@ def head() -> Iterator[str]:
         )  # fmt: skip
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        _wait_for(lambda: _answers(f"{address}/api/version"), 60, folder / "log")
+        _wait_for(lambda: _answers(f"{address}/api/version"), 120, folder / "log")
         yield address
     finally:
         ours = [process.pid, *_descendants(process.pid)]
