@@ -272,6 +272,8 @@ def _check(options: Options, recipe: recipes.Recipe) -> None:
         raise UsageError("--patience counts validations: give --validation-photos")
     if options.patience and recipe.keep == "last":
         raise UsageError(f"--patience is for a gain of PSNR, which is not {options.recipe}'s aim")
+    if options.recipe == "adversarial" and not options.start_from:
+        raise UsageError("--recipe adversarial goes on from a model: give --start-from")
 
 
 def _size(options: Options, recipe: recipes.Recipe, dataset: pairs.Dataset | None) -> int:

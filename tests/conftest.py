@@ -32,13 +32,6 @@ hypothesis.settings.register_profile("deblur", deadline=None)
 hypothesis.settings.load_profile("deblur")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests that join the embedded Ray, or take minutes, run one after another in one process."""
-    for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 class Photos:
     """Makes small pictures that look like photos to a coder: soft, with edges and some noise."""
 

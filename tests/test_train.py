@@ -282,6 +282,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
         },
         "--patience counts validations": {"patience": 2, "validation_photos": 0},
         "--patience is for a gain of PSNR": {"recipe": "adversarial", "patience": 2},
+        "--recipe adversarial goes on from a model: give --start-from": {"recipe": "adversarial"},
     }  # fmt: skip
     for message, more in cases.items():
         with pytest.raises(UsageError, match=message):
