@@ -17,10 +17,10 @@ from deblur.networks import network
 # Tiles of the least size a call of the network; larger ones go alone. pix2pix on 2 cores with
 # avx512_bf16, 2026-11, in tiles a second for 1, 4, 8 and 16: 18, 31, 36 and 41 in bfloat16; 10, 17, 21
 # and 23 in float32. The last call of a stream is filled up, and its cost and memory grow with the
-# number: some 4 to 8 are where both are fair. And of those 6, since TensorFlow's products on a CPU of
-# AVX2 take 24 rows at a time and round the rest otherwise: of 8 tiles in float32 the last, of `photo`
-# the last two, came out by 1e-6 as nowhere else, and of 9 the last three; of 3, 6 and 12 all alike, for
-# each network, with 1 to 16 threads.
+# number: some 4 to 8 are where both are fair. And of those 6, since on a CPU of AVX2 TensorFlow's
+# products round their last rows otherwise where the number is no multiple of 24, it seems: of 8 tiles
+# in float32 the last, of `photo` the last two, came out by 1e-6 as nowhere else, and of 9 the last
+# three; of 3, 6 and 12 all alike, for each network, with 1 to 16 threads.
 TILE_BATCH = 6
 
 
