@@ -65,14 +65,14 @@ def run(options: Options) -> dict[str, Any]:
 def submit(options: Options, client: Client, address: str) -> dict[str, Any]:
     """Submit to this client, and follow."""
     entrypoint = shlex.join(["python", "-m", "jobs.cli", *options.words])
-    name = options.submission_id or fresh_name(options.words[0])
+    job = options.submission_id or fresh_name(options.words[0])
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
         _pack(Path(folder))
         try:
-            job = send(client, entrypoint, folder, name)
+            send(client, entrypoint, folder, job)
         except FileExistsError as error:
             raise UsageError(
-                f"{address} has a job {name!r} already: give another --submission-id, or none"
+                f"{address} has a job {job!r} already: give another --submission-id, or none"
             ) from error
         except failures() as error:
             raise DeblurError(f"{address} does not take the job: {reason(error)}") from error

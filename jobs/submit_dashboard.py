@@ -28,7 +28,7 @@ class Client(Protocol):
     """What we use of `ray.job_submission.JobSubmissionClient`."""
 
     def submit_job(
-        self, *, entrypoint: str, runtime_env: dict[str, Any], submission_id: str | None
+        self, *, entrypoint: str, runtime_env: dict[str, Any], submission_id: str
     ) -> str:
         """Submit and return the submission id."""
 
@@ -100,8 +100,8 @@ def fresh_name(word: str) -> str:
     return f"deblur-{word}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def send(client: Client, entrypoint: str, folder: str, name: str) -> str:
-    """Submit a job, again while the cluster is not ready to take any, and return its id.
+def send(client: Client, entrypoint: str, folder: str, name: str) -> None:
+    """Submit a job, again while the cluster is not ready to take any.
 
     The name makes it one job, however often it is sent.
 
@@ -118,13 +118,14 @@ def send(client: Client, entrypoint: str, folder: str, name: str) -> str:
     end, sent = time.monotonic() + _READY_S, False
     while True:
         try:
-            return client.submit_job(
+            client.submit_job(
                 entrypoint=entrypoint, runtime_env={"working_dir": folder}, submission_id=name
             )
+            return
         except failures() as error:
             if "already exists" in str(error):
                 if sent:  # it was taken, and the answer came too late
-                    return name
+                    return
                 raise FileExistsError(name) from error
             if _NOT_READY not in str(error) or time.monotonic() > end:
                 raise

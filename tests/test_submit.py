@@ -47,15 +47,15 @@ class Cluster:
 
     outputs: Sequence[str | BaseException | Sequence[str | BaseException]] = ("",)
     details: Sequence[Details] = (Details(),)
-    refusals: Sequence[Exception | None] = ()
+    refusals: list[Exception] = field(default_factory=list)
     asked: int = 0
     submitted: dict[str, Any] = field(default_factory=dict)
     sent: set[str] = field(default_factory=set)
 
     def submit_job(self, **arguments: Any) -> str:
         self.asked += 1
-        if refusal := dict(enumerate(self.refusals, 1)).get(self.asked):
-            raise refusal
+        if self.refusals:
+            raise self.refusals.pop(0)
         folder = Path(arguments["runtime_env"]["working_dir"])
         self.sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
         self.submitted = arguments
@@ -341,8 +341,7 @@ def test_a_cluster_that_is_not_ready_is_asked_again(capsys: pytest.CaptureFixtur
 
 def test_a_job_that_was_taken_without_an_answer_is_not_sent_twice() -> None:
     cluster = Cluster(refusals=[NOT_READY, THERE])
-    cluster._outputs, cluster._details = iter([""]), iter([Details()])
-    summary = run(cluster, submission_id="mine")
+    summary = run(cluster, wait=False, submission_id="mine")
     assert (cluster.asked, summary["submission_id"]) == (2, "mine")
 
 
