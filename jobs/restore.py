@@ -26,7 +26,7 @@ from deblur.storage import Entry, Store, below, open_store
 from jobs import restore_plan
 from jobs.restore_estimate import estimate
 from jobs.restore_report import Pages, Tally, account, warn_of
-from jobs.restore_stages import Treatment
+from jobs.restore_stages import Deliver, Fetch, Restore, Treatment
 from jobs.runtime import (
     RETRIES,
     Cluster,
@@ -214,27 +214,33 @@ def _restore(
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
     found = int(resources.get("GPU", 0)) if options.gpu else nodes
     actors = options.actors or max(found, 1)
+    fetch, deliver = _ends(source, destination, options, treatment)
     with bounded_retries():
-        dataset = _pipeline(todo, source, destination, model, options, actors, treatment)
+        dataset = _pipeline(todo, fetch, model, deliver, options, actors)
     yield from dataset.iter_rows()
+
+
+def _ends(
+    source: Store, destination: Store, options: Options, treatment: Treatment
+) -> tuple[Fetch, Deliver]:
+    """Return the stages before the model and after it."""
+    restored = restore_plan.restored_in_place(destination) if options.allow_overlap else frozenset()
+    return Fetch(source, treatment, restored), Deliver(
+        destination, treatment, in_place=below(source, destination) == ""
+    )
 
 
 def _pipeline(
     todo: Sequence[Entry],
-    source: Store,
-    destination: Store,
+    fetch: Fetch,
     model: Store,
+    deliver: Deliver,
     options: Options,
     actors: int,
-    treatment: Treatment,
 ) -> Any:
     import ray.data
 
-    from jobs.restore_stages import Deliver, Fetch, Restore
-
     groups = [{"chunk": chunk} for chunk in restore_plan.chunks(todo)]
-    overlap = options.allow_overlap
-    restored = restore_plan.restored_in_place(destination) if overlap else frozenset()
     retries = {"max_retries": RETRIES}
     whole = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 0.5}
     context = ray.data.DataContext.get_current().copy()
@@ -242,7 +248,7 @@ def _pipeline(
     with ray.data.DataContext.current(context):
         return (
             ray.data.from_items(groups, override_num_blocks=len(groups))
-            .map_batches(Fetch(source, treatment, restored), batch_size=1, num_cpus=0.5, **retries)
+            .map_batches(fetch, batch_size=1, num_cpus=0.5, **retries)
             .map_batches(
                 Restore,
                 fn_constructor_args=(model, options.precision),
@@ -252,11 +258,7 @@ def _pipeline(
                 max_task_retries=RETRIES,
                 **whole,  # half a core leaves room for the other stages even where there is one
             )
-            .map_batches(
-                Deliver(destination, treatment, in_place=below(source, destination) == ""),
-                **whole,
-                **retries,
-            )
+            .map_batches(deliver, **whole, **retries)
         )
 
 

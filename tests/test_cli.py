@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -88,29 +89,29 @@ def test_no_credentials(
 
 
 def test_some_failed_photos_are_exit_code_3(
-    capsys: pytest.CaptureFixture[str], ray_cluster: None, trained: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], ray_cluster: None, tiny: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jpg").write_bytes(b"no photo")
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"no photo")
     words = [
         "restore",
         str(tmp_path / "in"),
         str(tmp_path / "out"),
         "--model",
-        str(trained / "model"),
+        str(tiny),
     ]
     code, out, err = run(capsys, *words)
     assert code == 3
     assert json.loads(out)["failed"] == 1
-    assert "a.jpg: " in err
+    assert r"caf\udce9.jpg: its name is not UTF-8" in err
 
 
 def test_a_model_that_does_not_fit_is_said_in_a_line(
-    capfd: pytest.CaptureFixture[str], ray_cluster: None, trained: Path, tmp_path: Path, photos: Any
+    capfd: pytest.CaptureFixture[str], ray_cluster: None, tiny: Path, tmp_path: Path, photos: Any
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(photos.jpeg())
-    shutil.copytree(trained / "model", tmp_path / "model")
+    shutil.copytree(tiny, tmp_path / "model")
     card = tmp_path / "model" / "card.json"
     card.write_text(card.read_text().replace("pix2pix-small", "wiener-photo"))
     words = ["restore", str(tmp_path / "in"), str(tmp_path / "out")]
@@ -121,8 +122,8 @@ def test_a_model_that_does_not_fit_is_said_in_a_line(
     assert max(map(len, err.splitlines())) < 400
 
 
-def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    code, out, _ = run(capsys, "models", str(trained / "model"))
+def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    code, out, _ = run(capsys, "models", str(tiny))
     assert code == 0
     assert json.loads(out)["network"] == "pix2pix-small"
 

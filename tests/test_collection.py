@@ -65,7 +65,7 @@ LARGE = [
 
 @pytest.fixture(scope="module")
 def restored(
-    tmp_path_factory: pytest.TempPathFactory, trained: Path, ray_cluster: None
+    tmp_path_factory: pytest.TempPathFactory, tiny: Path, ray_cluster: None
 ) -> tuple[Path, dict[str, Any]]:
     """Return the folder and the summary of one run over all but the large photos."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("in", "out"))
@@ -74,7 +74,7 @@ def restored(
             (source / key).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(HOME / key, source / key)
     options = restore.Options(
-        str(source), str(target), model=str(trained / "model"),
+        str(source), str(target), model=str(tiny),
         no_guard=True, max_megapixels=MAX_MEGAPIXELS,
     )  # fmt: skip
     summary = restore.run(options)

@@ -31,8 +31,8 @@ def real_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_figures_and_report(real_pairs: Path, trained: Path, tmp_path: Path) -> None:
-    model = str(trained / "model")
+def test_figures_and_report(real_pairs: Path, tiny: Path, tmp_path: Path) -> None:
+    model = str(tiny)
     summary = evaluate.run(
         evaluate.Options(str(real_pairs), str(tmp_path), model=(model, model), examples=2)
     )

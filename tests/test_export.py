@@ -17,11 +17,8 @@ from deblur.storage import open_store
 from jobs import export
 from tests.test_models import card_of
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    # tf2onnx has no other way to ask for the graph, and says so of itself.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:tf2onnx"),
-]
+# tf2onnx has no other way to ask for the graph, and says so of itself.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tf2onnx")
 
 SAMPLES = Path(models.__file__).parent / "samples"
 

@@ -22,9 +22,6 @@ from deblur.storage import open_store
 
 NETWORK = "pix2pix-small"
 
-# Keras saves its variables through an `__array__` that is older than NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @cache
 def built(policy: str = "float32", seed: int = 0) -> Any:

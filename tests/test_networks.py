@@ -21,8 +21,6 @@ POLICIES = ["float32", "mixed_bfloat16"]
 # One of each module, for what holds for all.
 ONE_EACH = ["pix2pix-small", "wiener-box14"]
 
-# Keras saves its variables through an `__array__` that is older than NumPy 2.
-keras_copies = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 # TensorFlow's tutorial, layer for layer: filters, normalised, dropout.
 DOWN = [
@@ -243,7 +241,6 @@ def test_bfloat16_is_close_to_float32(name: str, blurred: np.ndarray) -> None:
     assert np.abs(coarse - fine).mean() * 255 < 0.5
 
 
-@keras_copies
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("part", ["generator", "discriminator"])
 @pytest.mark.parametrize("name", ONE_EACH)

@@ -1,4 +1,5 @@
 import errno
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 
 from deblur import ledger, models, photo
 from deblur.errors import UsageError
-from deblur.storage import Entry, LocalStore, open_store
+from deblur.restorer import Restorer
+from deblur.storage import Entry, LocalStore, Store, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -39,10 +41,35 @@ def blurred(tmp_path_factory: pytest.TempPathFactory, photos) -> Path:
     return folder
 
 
-def options_for(source: object, target: object, run: Path, **more: Any) -> restore.Options:
-    """Return options with a model of a few steps, whose outputs no guard would let pass."""
-    model = str(run / "model")
-    return restore.Options(str(source), str(target), **{"model": model, "no_guard": True} | more)
+def options_for(source: object, target: object, tiny: Path, **more: Any) -> restore.Options:
+    """Return options with a model that is untrained."""
+    given = {"model": str(tiny), "no_guard": True} | more
+    return restore.Options(str(source), str(target), **given)
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the stages called here, one after another, for all that does not hang on who calls them.
+
+    Ray starts an actor for each run, which takes a dozen seconds.
+    """
+
+    def run_stages(todo, source, destination, model, options, treatment):
+        fetch, deliver = restore._ends(source, destination, options, treatment)
+        model = loaded(model, options.precision)
+        for chunk in restore_plan.chunks(todo):
+            for pack in fetch({"chunk": [chunk]}):
+                for table in model(pack):
+                    done = deliver(table)
+                    for row in zip(*done.values(), strict=True):
+                        yield dict(zip(done, row, strict=True))
+
+    monkeypatch.setattr(restore, "_restore", run_stages)
+
+
+@functools.cache
+def loaded(model: Store, precision: str) -> restore_stages.Restore:
+    return restore_stages.Restore(model, precision)
 
 
 def ledger_rows(folder: Path) -> list[dict[str, object]]:
@@ -61,10 +88,10 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def restored(
-    tmp_path_factory: pytest.TempPathFactory, blurred: Path, trained: Path
+    tmp_path_factory: pytest.TempPathFactory, blurred: Path, tiny: Path
 ) -> tuple[Path, dict[str, object]]:
     folder = tmp_path_factory.mktemp("restored")
-    return folder, restore.run(options_for(blurred, folder, trained))
+    return folder, restore.run(options_for(blurred, folder, tiny))
 
 
 def test_every_photo_is_accounted_for(restored, blurred: Path) -> None:
@@ -99,35 +126,36 @@ def test_every_photo_is_accounted_for(restored, blurred: Path) -> None:
             assert not np.array_equal(before.pixels, after.pixels)
 
 
-def test_second_run_computes_nothing(restored, blurred: Path, trained: Path) -> None:
+def test_second_run_computes_nothing(restored, blurred: Path, tiny: Path) -> None:
     folder, first = restored
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    summary = restore.run(options_for(blurred, folder, trained))
+    summary = restore.run(options_for(blurred, folder, tiny))
     assert summary["this_run"]["restored"] == summary["this_run"]["failed"] == 0
     assert (summary["restored"], summary["failed"]) == (first["restored"], first["failed"])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_bytes_depend_neither_on_company_nor_on_a_kill(
-    restored, blurred: Path, trained: Path, tmp_path: Path
+    restored, blurred: Path, tiny: Path, tmp_path: Path
 ) -> None:
     folder, _ = restored
-    options = options_for(blurred, tmp_path, trained, limit=2)
+    options = options_for(blurred, tmp_path, tiny, limit=2)
     assert restore.run(options)["not_done"] == 4
-    options = options_for(blurred, tmp_path, trained)
+    options = options_for(blurred, tmp_path, tiny)
     summary = restore.run(options)
     assert summary["this_run"]["restored"] + summary["this_run"]["failed"] == 4
     assert outputs(tmp_path) == outputs(folder)
 
 
-def test_new_and_changed_photos_and_retries(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_new_and_changed_photos_and_retries(photos, tiny: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     (source / "a.png").write_bytes(photos.file(photos.pixels(20, 20), "PNG"))
     (source / "b.png").write_bytes(b"broken")
 
     def run(**more: object) -> dict[str, int]:
-        done = restore.run(options_for(source, target, trained, **more))
+        done = restore.run(options_for(source, target, tiny, **more))
         return {name: done["this_run"][name] for name in ("restored", "failed")}
 
     assert run() == {"restored": 1, "failed": 1}
@@ -138,15 +166,15 @@ def test_new_and_changed_photos_and_retries(photos, trained: Path, tmp_path: Pat
     assert run() == {"restored": 0, "failed": 0}
 
 
-def test_buckets(blurred: Path, restored, trained: Path, bucket) -> None:
+def test_buckets(blurred: Path, restored, tiny: Path, bucket) -> None:
     folder, _ = restored
     source, target, model = (open_store(bucket() + suffix) for suffix in ("", "/deep/er", "/m"))
     for path in blurred.rglob("*"):
         if path.is_file():
             source.put(path.relative_to(blurred).as_posix(), path.read_bytes())
-    for path in (trained / "model").iterdir():
+    for path in tiny.iterdir():
         model.put(path.name, path.read_bytes())
-    summary = restore.run(options_for(source.uri, target.uri, trained, model=model.uri))
+    summary = restore.run(options_for(source.uri, target.uri, tiny, model=model.uri))
     assert (summary["restored"], summary["failed"]) == (4, 2)
     there = {
         entry.key: target.read(entry.key)
@@ -156,8 +184,8 @@ def test_buckets(blurred: Path, restored, trained: Path, bucket) -> None:
     assert there == outputs(folder)
 
 
-def test_dry_run_does_nothing(blurred: Path, trained: Path, tmp_path: Path) -> None:
-    said = restore.run(options_for(blurred, tmp_path / "out", trained, dry_run=True))
+def test_dry_run_does_nothing(blurred: Path, tiny: Path, tmp_path: Path) -> None:
+    said = restore.run(options_for(blurred, tmp_path / "out", tiny, dry_run=True))
     assert (said["to_restore"], said["seconds_estimate"]) == (6, None)
     assert said["bytes"] == sum(
         path.stat().st_size
@@ -167,8 +195,8 @@ def test_dry_run_does_nothing(blurred: Path, trained: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_usage_errors(blurred: Path, trained: Path, tmp_path: Path) -> None:
-    model = str(trained / "model")
+def test_usage_errors(blurred: Path, tiny: Path, tmp_path: Path) -> None:
+    model = str(tiny)
     cases = {
         "lie in one another": restore.Options(str(blurred), str(blurred / "out"), model=model),
         "there is no folder": restore.Options(
@@ -309,18 +337,19 @@ def test_who_is_killed_in_place_restores_nothing_twice(
     assert {file.name for file in tmp_path.glob("*.png")} == {"a.png", f"a{suffix}.png"}
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_parts_are_merged_while_a_run_goes_on(
-    blurred: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blurred: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restore, "_MERGED_PHOTOS", 1)
     asked = []
     monkeypatch.setattr(ledger, "compact", lambda store, *, merged=True: asked.append(merged))
-    restore.run(options_for(blurred, tmp_path / "out", trained))
+    restore.run(options_for(blurred, tmp_path / "out", tiny))
     assert asked == [False] * 6 + [True]
 
 
-def test_names_of_one_format_are_one_setting(trained: Path) -> None:
-    card = models.read_card(open_store(trained / "model"))
+def test_names_of_one_format_are_one_setting(tiny: Path) -> None:
+    card = models.read_card(open_store(tiny))
     found = {
         ledger.settings_id(restore._settings(restore.Options("in", "out", format=name), card))
         for name in ("jpg", "jpeg", "JPEG")
@@ -341,7 +370,8 @@ def statuses(folder: Path) -> dict[str, str]:
     return {str(row["key"]): str(row["status"]) for row in ledger_rows(folder)}
 
 
-def test_format_quality_and_suffix(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_format_quality_and_suffix(photos, tiny: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     put(
         source,
@@ -352,7 +382,7 @@ def test_format_quality_and_suffix(photos, trained: Path, tmp_path: Path) -> Non
             "c.gif": photos.file(photos.pixels(20, 30, seed=4), "PNG"),
         },
     )
-    options = options_for(source, target, trained, format="jpeg", quality=60, suffix="-x")
+    options = options_for(source, target, tiny, format="jpeg", quality=60, suffix="-x")
     summary = restore.run(options)
     assert set(outputs(target)) == {"a-x.jpg", "b-x.JPG", "c-x.jpg"}
     assert all(photo.decode(data).format == "JPEG" for data in outputs(target).values())
@@ -361,11 +391,12 @@ def test_format_quality_and_suffix(photos, trained: Path, tmp_path: Path) -> Non
     assert (summary["restored"], summary["failed"]) == (3, 1)
 
 
-def test_sharp_photos_are_skipped_or_copied(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_sharp_photos_are_skipped_or_copied(photos, tiny: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sharp = photos.file(rng.integers(0, 256, (60, 60, 3), np.uint8), "PNG")
     put(tmp_path / "in", {"sharp.png": sharp, "soft.png": photos.file(photos.pixels(), "PNG")})
-    skip = options_for(tmp_path / "in", tmp_path / "out", trained, skip_sharp=0.8)
+    skip = options_for(tmp_path / "in", tmp_path / "out", tiny, skip_sharp=0.8)
     assert restore.run(skip)["this_run"]["skipped"] == 1
     assert set(outputs(tmp_path / "out")) == {"soft.png"}
     row = ledger_rows(tmp_path / "out")[0]
@@ -375,20 +406,24 @@ def test_sharp_photos_are_skipped_or_copied(photos, trained: Path, tmp_path: Pat
     assert restore.run(skip)["this_run"]["restored"] == 0
 
     copy = options_for(
-        tmp_path / "in", tmp_path / "out2", trained, skip_sharp=0.8, copy_skipped=True, suffix="-x"
+        tmp_path / "in", tmp_path / "out2", tiny, skip_sharp=0.8, copy_skipped=True, suffix="-x"
     )
     restore.run(copy)
     assert outputs(tmp_path / "out2")["sharp-x.png"] == sharp
 
 
-def test_the_guard_and_the_limit_of_megapixels(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_the_guard_and_the_limit_of_megapixels(
+    photos, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Restorer, "restore", lambda self, given: (255 - pixels for pixels in given))
     files = {
         "a.png": photos.file(photos.pixels(300, 300), "PNG"),
         "b.png": photos.file(photos.pixels(40, 40), "PNG"),
     }
     put(tmp_path / "in", files)
     options = options_for(
-        tmp_path / "in", tmp_path / "out", trained, no_guard=False, max_megapixels=0.05
+        tmp_path / "in", tmp_path / "out", tiny, no_guard=False, max_megapixels=0.05
     )
     assert restore.run(options)["failed"] == 2
     reasons = [str(row["reason"]) for row in ledger_rows(tmp_path / "out")]
@@ -397,9 +432,10 @@ def test_the_guard_and_the_limit_of_megapixels(photos, trained: Path, tmp_path: 
     assert outputs(tmp_path / "out") == {}
 
 
-def test_photos_are_restored_in_place_once(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_photos_are_restored_in_place_once(photos, tiny: Path, tmp_path: Path) -> None:
     put(tmp_path, {"a.png": photos.file(photos.pixels(40, 40), "PNG")})
-    options = options_for(tmp_path, tmp_path, trained, allow_overlap=True)
+    options = options_for(tmp_path, tmp_path, tiny, allow_overlap=True)
     before = outputs(tmp_path)
     assert restore.run(options)["this_run"]["restored"] == 1
     after = outputs(tmp_path)
@@ -436,14 +472,16 @@ def test_what_is_too_large_for_any_photo_is_not_read() -> None:
     ]
 
 
-def test_a_destination_in_the_source(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_a_destination_in_the_source(photos, tiny: Path, tmp_path: Path) -> None:
     put(tmp_path, {"a.png": photos.file(photos.pixels(40, 40), "PNG")})
-    options = options_for(tmp_path, tmp_path / "out", trained, allow_overlap=True)
+    options = options_for(tmp_path, tmp_path / "out", tiny, allow_overlap=True)
     assert restore.run(options)["photos"] == 1
     assert restore.run(options)["photos"] == 1
 
 
-def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_names_that_lead_elsewhere(photos, bucket, tiny: Path, tmp_path: Path) -> None:
     import boto3
 
     client = boto3.session.Session().client("s3")
@@ -467,7 +505,7 @@ def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path
         client.put_object(Bucket=source.removeprefix("s3://"), Key=f"in/{key}", Body=body)
     before = contents(source.removeprefix("s3://"))
     for folder in (str(tmp_path / "deep" / "out"), f"{target}/deep/out"):
-        summary = restore.run(options_for(f"{source}/in", folder, trained))
+        summary = restore.run(options_for(f"{source}/in", folder, tiny))
         assert (summary["restored"], summary["failed"]) == (len(good), len(bad))
         rows = [row for table in ledger.current(open_store(folder)) for row in table.to_pylist()]
         assert {row["key"]: row["reason"] for row in rows if row["status"] == "failed"} == bad
@@ -477,11 +515,12 @@ def test_names_that_lead_elsewhere(photos, bucket, trained: Path, tmp_path: Path
     assert contents(source.removeprefix("s3://")) == before
 
 
-def test_names_that_are_not_utf8_or_lie(photos, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_names_that_are_not_utf8_or_lie(photos, tiny: Path, tmp_path: Path) -> None:
     good, png = photos.jpeg(20, 20), photos.file(photos.pixels(20, 20), "PNG")
     files = {"a.jpg": good, os.fsdecode(b"trip/caf\xe9.jpg"): good, "c.gif": png}
     put(tmp_path / "in", files)
-    options = options_for(tmp_path / "in", tmp_path / "out", trained)
+    options = options_for(tmp_path / "in", tmp_path / "out", tiny)
     summary = restore.run(options)
     assert (summary["photos"], summary["restored"], summary["failed"]) == (3, 1, 2)
     assert {row["key"]: row["reason"] for row in ledger_rows(tmp_path / "out")} == {
@@ -507,9 +546,9 @@ def test_the_report_is_written(restored, blurred: Path) -> None:
     assert page.count('class="compare"') in range(4, 9)
 
 
-def test_dry_run_estimates_from_the_ledger(restored, blurred: Path, trained: Path) -> None:
+def test_dry_run_estimates_from_the_ledger(restored, blurred: Path, tiny: Path) -> None:
     folder, _ = restored
-    options = options_for(blurred, folder, trained, dry_run=True, suffix="-new")
+    options = options_for(blurred, folder, tiny, dry_run=True, suffix="-new")
     said = restore.run(options)
     assert said["to_restore"] == 6
     assert said["megapixels_estimate"] > 0

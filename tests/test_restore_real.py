@@ -48,9 +48,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_wrong_secrets_and_places(
-    source: S3Store, trained: Path, become: Become, capsys: pytest.CaptureFixture[str]
+    source: S3Store, tiny: Path, become: Become, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ("--model", str(trained / "model"))
+    model = ("--model", str(tiny))
     gone = "s3://nothing-here/in"
     missing = f"deblur: error: {gone}: there is no bucket 'nothing-here'"
     assert refused(capsys, gone, "s3://tests/out", *model) == missing
@@ -67,7 +67,7 @@ def test_wrong_secrets_and_places(
 
 @pytest.mark.slow
 def test_two_thousand_photos_from_a_bucket_that_may_only_be_read(
-    seaweed: SeaweedFS, source: S3Store, photos: Any, trained: Path
+    seaweed: SeaweedFS, source: S3Store, photos: Any, tiny: Path
 ) -> None:
     keys = [f"{number % 7}/a b/{number:04}.jpg" for number in range(2000)]
     kinds = [photos.jpeg(20 + number, 30, seed=number) for number in range(10)]
@@ -75,7 +75,7 @@ def test_two_thousand_photos_from_a_bucket_that_may_only_be_read(
         list(threads.map(source.put, keys, itertools.cycle(kinds)))
     target = S3Store("s3://writable/deep/out", seaweed.endpoint)
     environment = {"AWS_ACCESS_KEY_ID": "half", "AWS_SECRET_ACCESS_KEY": IDENTITIES["half"][0]}
-    words = ["restore", source.uri, target.uri, "--model", str(trained / "model"), "--no-guard"]
+    words = ["restore", source.uri, target.uri, "--model", str(tiny), "--no-guard"]
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", *words],

@@ -531,11 +531,11 @@ def _deblur_submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
     }
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", "submit", "--address", head, *words],
-        cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=120,
+        cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_cluster_runs_the_command(head: str, tmp_path: Path, photos: Any) -> None:
     source, pairs = tmp_path / "my photos", tmp_path / "it's pairs"
     for number in range(3):

@@ -8,22 +8,43 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from deblur import networks
-from deblur.networks import NETWORKS, network
+from deblur.networks import NETWORKS, Network, network
 from deblur.recipes import REPORT, Recipe
 from deblur.sampling import Order
 from deblur.training import FIGURES, Training
 
-# pix2pix, narrow; and without what differs between replicas and a batch.
+
+class Plain(Network):
+    """A few layers without dropout, which differs between replicas and a batch: TensorFlow takes a step of
+    pix2pix apart for six seconds, however narrow it is.
+    """
+
+    def generator(self, dtype: str = "float32") -> keras.Model:
+        blurred = keras.Input((None, None, 3))
+        x = layers.Conv2D(8, 3, padding="same", activation="relu", dtype=dtype)(blurred)
+        x = layers.GroupNormalization(groups=2, dtype=dtype)(x)
+        x = layers.Conv2D(3, 3, padding="same", dtype="float32")(x)
+        return keras.Model(blurred, layers.Add(dtype="float32")([blurred, x]))
+
+    def discriminator(self, dtype: str = "float32") -> keras.Model:
+        blurred, picture = keras.Input((None, None, 3)), keras.Input((None, None, 3))
+        x = layers.Concatenate(dtype=dtype)([blurred, picture])
+        x = layers.Conv2D(8, 4, strides=4, activation="leaky_relu", dtype=dtype)(x)
+        return keras.Model([blurred, picture], layers.Conv2D(1, 3, dtype="float32")(x))
+
+
 _PIX2PIX = NETWORKS["pix2pix"]
 OURS = {
     **NETWORKS,
     "narrow": replace(_PIX2PIX, arguments={"width": 4}),
     "wider": replace(_PIX2PIX, arguments={"width": 8}),
-    "plain": replace(_PIX2PIX, arguments={"width": 4}, generator_arguments={"dropout": 0.0}),
+    "plain": Plain("", _PIX2PIX.tiling),
 }
 NARROW, PLAIN = replace(REPORT, network="narrow"), replace(REPORT, network="plain")
 # All that a step can do: clipping, decay, an average.
@@ -209,7 +230,7 @@ def test_what_cannot_be_started_from_changes_nothing() -> None:
 # === State ===
 
 
-@pytest.mark.parametrize("recipe", [NARROW, replace(WHOLE, network="narrow"), PIXELS])
+@pytest.mark.parametrize("recipe", [NARROW, WHOLE, PIXELS])
 def test_a_resumed_run_is_the_undisturbed_one(recipe: Recipe, tmp_path: Path) -> None:
     undisturbed = Training(recipe, policy="mixed_bfloat16", seed=1)
     for step in range(STEPS // 2):
