@@ -3,9 +3,13 @@ from pathlib import Path
 from jobs import demo
 
 
-def test_demo_goes_the_whole_way(ray_cluster: None, tmp_path: Path) -> None:
-    made = demo.run(demo.Options(str(tmp_path), epochs=1))
-    assert (made["preprocess"]["train"], made["preprocess"]["test"]) == (9, 3)
-    assert made["train"]["steps"] == 8  # one pair is held out
-    assert (made["restore"]["restored"], made["restore"]["failed"]) == (12, 0)
-    assert Path(made["evaluate"]["report"]).read_text().startswith("<!")
+def test_demo_goes_the_whole_way_and_again(ray_cluster: None, tmp_path: Path) -> None:
+    options = demo.Options(str(tmp_path), epochs=1)
+    first = demo.run(options)
+    assert (first["preprocess"]["train"], first["preprocess"]["test"]) == (9, 3)
+    assert first["train"]["steps"] == 8  # one pair is held out
+    assert (first["restore"]["restored"], first["restore"]["failed"]) == (12, 0)
+    assert Path(first["evaluate"]["report"]).read_text().startswith("<!")
+    again = demo.run(options)
+    assert again["train"]["model_id"] == first["train"]["model_id"]
+    assert again["restore"]["this_run"]["restored"] == 0

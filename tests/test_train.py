@@ -87,25 +87,29 @@ def test_another_configuration_is_refused(trained: Path, made_pairs: Path) -> No
         train.run(options(made_pairs, trained, learning_rate=0.1))
 
 
-def test_a_run_that_went_astray_goes_on_from_its_checkpoint_to_the_same_weights(
-    trained: Path,
-    made_pairs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """As after a kill; and in the precision that it began in, though on some machines `auto` is another."""
+@pytest.fixture(scope="module")
+def astray(
+    tmp_path_factory: pytest.TempPathFactory, made_pairs: Path
+) -> tuple[train.Options, DeblurError]:
+    """Return a run that fails after step 3, as a kill would leave it as well, and what it says."""
 
     class Astray(Recipe):
         def learning_rate_at(self, step: int, total_steps: int) -> float:
             return float("nan") if step == 4 else super().learning_rate_at(step, total_steps)
 
-    asked = options(made_pairs, tmp_path / "run", checkpoint_steps=3, precision="float32")
-    with monkeypatch.context() as patch:
+    home = tmp_path_factory.mktemp("astray") / "run"
+    asked = options(made_pairs, home, checkpoint_steps=3, precision="float32")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "RECIPES", {"report": Astray(**vars(recipes.REPORT))})
         with pytest.raises(DeblurError) as caught:
             train.run(asked)
-    text = str(caught.value)
+    return asked, caught.value
+
+
+def test_a_run_that_diverges_says_where(
+    astray: tuple[train.Options, DeblurError], made_pairs: Path
+) -> None:
+    text = str(astray[1])
     assert "training went astray in step 6: " in text
     keys = [row.key for name in pairs.shards(open_store(made_pairs), "train")
             for row in pairs.read_shard(open_store(made_pairs).read(name))]  # fmt: skip
@@ -113,18 +117,35 @@ def test_a_run_that_went_astray_goes_on_from_its_checkpoint_to_the_same_weights(
     assert "The last good checkpoint: step-00000003" in text
     assert "\n" not in text
 
-    configuration = tmp_path / "run" / "config.json"
-    run = json.loads(configuration.read_text())
-    run["plan"]["precision"] = "auto"
-    configuration.write_text(json.dumps(run))
-    train.run(replace(asked, precision="auto"))
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(
+    trained: Path,
+    astray: tuple[train.Options, DeblurError],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked, _ = astray
+    shutil.copytree(asked.run, tmp_path / "run")
+    train.run(replace(asked, run=str(tmp_path / "run")))
     assert "\ngoing on after step 3, from its checkpoint\n" in capsys.readouterr().err
     found, expected = (
         models.read_card(open_store(home / "model")) for home in (tmp_path / "run", trained)
     )
     assert found.model_id == expected.model_id
     assert found.figures == expected.figures
-    assert found.precision == "float32"
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
+    astray: tuple[train.Options, DeblurError], tmp_path: Path
+) -> None:
+    asked, _ = astray
+    shutil.copytree(asked.run, tmp_path / "run")
+    progress = tmp_path / "run" / "checkpoints" / "step-00000003" / "progress.json"
+    begun = json.loads(progress.read_text())
+    assert begun["policy"] == "float32"
+    progress.write_text(json.dumps(begun | {"policy": "mixed_bfloat16"}))
+    train.run(replace(asked, run=str(tmp_path / "run")))
+    assert models.read_card(open_store(tmp_path / "run" / "model")).precision == "mixed_bfloat16"
 
 
 def test_sharp_photos_are_blurred_anew_from_another_model_in_a_relative_folder_among_them(
