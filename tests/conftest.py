@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import logging
@@ -211,3 +212,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     models.save(open_store(folder), generator, card)
     return folder
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have restore's stages called here, one after another, for all that does not hang on who calls them.
+
+    Ray starts an actor for each run, which takes a dozen seconds.
+    """
+    from jobs import restore, restore_plan
+
+    def run_stages(
+        todo: Any, source: Any, destination: Any, model: Any, options: Any, treatment: Any
+    ) -> Iterator[dict[str, Any]]:
+        fetch, deliver = restore._ends(source, destination, options, treatment)
+        stage = _loaded(model, options.precision)
+        for chunk in restore_plan.chunks(todo):
+            for pack in fetch({"chunk": [chunk]}):
+                for table in stage(pack):
+                    done = deliver(table)
+                    for row in zip(*done.values(), strict=True):
+                        yield dict(zip(done, row, strict=True))
+
+    monkeypatch.setattr(restore, "_restore", run_stages)
+
+
+@functools.cache
+def _loaded(model: Any, precision: str) -> Any:
+    from jobs import restore_stages
+
+    return restore_stages.Restore(model, precision)

@@ -86,7 +86,7 @@ class FaultsProxy:
 
     def wait_for(self, method: str, holds: Callable[[str], bool], count: int = 1) -> None:
         """Return when the store has answered so many requests for paths that `holds` says yes to."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         with self._lock:
             while sum(verb == method and holds(path) for verb, path in self.done) < count:
                 assert self._lock.wait(deadline - time.monotonic()), "the requests did not come"

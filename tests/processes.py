@@ -26,7 +26,7 @@ def below(parent: int) -> Iterator[tuple[int, str]]:
 
 
 def awaited(
-    holds: Callable[[], bool], what: str, timeout_s: float = 120, every_s: float = 0.2
+    holds: Callable[[], bool], what: str, timeout_s: float = 300, every_s: float = 0.2
 ) -> None:
     """Return when something holds."""
     deadline = time.monotonic() + timeout_s

@@ -21,6 +21,9 @@ from typing import Any
 
 Become = Callable[..., None]
 
+# For what must not be tried again for a minute: a busy machine takes two seconds for what is not.
+AT_ONCE_S = 15.0
+
 # The first is the one that the environment of all tests has; `read_only` may put nothing anywhere;
 # `half` may read everything and write to the bucket `writable` alone.
 IDENTITIES = {

@@ -88,7 +88,11 @@ def test_no_credentials(
 
 
 def test_some_failed_photos_are_exit_code_3(
-    capsys: pytest.CaptureFixture[str], ray_cluster: None, tiny: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    ray_cluster: None,
+    without_ray: None,
+    tiny: Path,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"no photo")

@@ -102,7 +102,7 @@ def _path(store: S3Store, key: str) -> str:
 # === Processes ===
 
 
-def _await_actor(timeout_s: float = 60) -> int:
+def _await_actor(timeout_s: float = 300) -> int:
     """Return the pid of the actor that holds the model, of this process' own Ray."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -1,5 +1,4 @@
 import errno
-import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytest
 from deblur import ledger, models, photo
 from deblur.errors import UsageError
 from deblur.restorer import Restorer
-from deblur.storage import Entry, LocalStore, Store, open_store
+from deblur.storage import Entry, LocalStore, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -45,31 +44,6 @@ def options_for(source: object, target: object, tiny: Path, **more: Any) -> rest
     """Return options with a model that is untrained."""
     given = {"model": str(tiny), "no_guard": True} | more
     return restore.Options(str(source), str(target), **given)
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the stages called here, one after another, for all that does not hang on who calls them.
-
-    Ray starts an actor for each run, which takes a dozen seconds.
-    """
-
-    def run_stages(todo, source, destination, model, options, treatment):
-        fetch, deliver = restore._ends(source, destination, options, treatment)
-        model = loaded(model, options.precision)
-        for chunk in restore_plan.chunks(todo):
-            for pack in fetch({"chunk": [chunk]}):
-                for table in model(pack):
-                    done = deliver(table)
-                    for row in zip(*done.values(), strict=True):
-                        yield dict(zip(done, row, strict=True))
-
-    monkeypatch.setattr(restore, "_restore", run_stages)
-
-
-@functools.cache
-def loaded(model: Store, precision: str) -> restore_stages.Restore:
-    return restore_stages.Restore(model, precision)
 
 
 def ledger_rows(folder: Path) -> list[dict[str, object]]:
@@ -135,7 +109,8 @@ def test_second_run_computes_nothing(restored, blurred: Path, tiny: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_bytes_depend_neither_on_company_nor_on_a_kill(
+@pytest.mark.usefixtures("without_ray")
+def test_bytes_depend_neither_on_company_nor_on_a_kill_nor_on_ray(
     restored, blurred: Path, tiny: Path, tmp_path: Path
 ) -> None:
     folder, _ = restored

@@ -321,8 +321,11 @@ def test_a_tile_is_rounded_alike_in_all_places_of_a_call(name: str) -> None:
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("dtype", DEPTHS)
+# Not every depth in every policy: where a CPU has no bfloat16, that takes four times as long as all else.
+@pytest.mark.parametrize(
+    ("policy", "dtype"),
+    [(POLICIES[0], np.uint8), (POLICIES[0], np.uint16), (POLICIES[1], np.uint8)],
+)
 def test_a_photo_s_pixels_do_not_depend_on_its_company(policy: str, dtype: type) -> None:
     photos = [soft(*size, dtype) for size in MIXED]
     alone = [next(small(policy).restore([photo])) for photo in photos]

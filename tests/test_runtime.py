@@ -100,7 +100,7 @@ print("the summary")
 def test_stdout_has_the_summary_alone_whoever_dies() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     words = [sys.executable, "-c", TWO_DEATHS]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, "the summary\n"), done.stderr
 
 
