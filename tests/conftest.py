@@ -33,6 +33,21 @@ hypothesis.settings.register_profile("deblur", deadline=None)
 hypothesis.settings.load_profile("deblur")
 
 
+# The longest first, so that no process is left with one of them while the other has nothing to do.
+_LONGEST = [
+    "test_train.py",
+    "test_faults.py",
+    "test_demo.py",
+    "test_training.py",
+    "test_restore.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 class Photos:
     """Makes small pictures that look like photos to a coder: soft, with edges and some noise."""
 
