@@ -18,11 +18,11 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import ledger, models, photo, precision
+from deblur import keys, ledger, models, photo, precision
 from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.restorer import TILE_BATCH
-from deblur.storage import Entry, Store, below, open_store
+from deblur.storage import Entry, Store, below
 from jobs import restore_plan
 from jobs.restore_estimate import estimate
 from jobs.restore_report import Pages, Tally, account, warn_of
@@ -51,7 +51,7 @@ class Options:
     """What the job takes."""
 
     source: str
-    "Blurred photos. Folder or s3://bucket/prefix."
+    "Blurred photos, or a single one. Folder, file or s3://bucket/prefix."
     destination: str
     "Where the restored photos go, under the same names. Folder or s3://bucket/prefix."
     _: KW_ONLY
@@ -91,19 +91,21 @@ class Options:
 def run(options: Options) -> dict[str, Any]:
     """Restore what is missing and return the summary."""
     check(options)
-    source, destination = open_store(options.source), open_store(options.destination)
+    source, alone, destination = restore_plan.places(options.source, options.destination)
     model = models.open_model(options.model)
     if not options.allow_overlap:
-        restore_plan.refuse_overlap(source, destination)
+        restore_plan.refuse_overlap(source, destination, alone)
     card = models.read_card(model)
     settings = _settings(options, card)
     treatment = _treatment(options, card.model_id, ledger.settings_id(settings))
 
-    note(f"listing {source.uri}")
+    if alone is None:
+        note(f"listing {source.uri}")
     plan = restore_plan.plan(
         source,
         destination,
         treatment,
+        alone=alone,
         limit=options.limit,
         retry_failed=options.retry_failed,
         probe=not options.dry_run,
@@ -114,7 +116,7 @@ def run(options: Options) -> dict[str, Any]:
     )
     summary: dict[str, Any] = {
         "job": "restore",
-        "source": source.uri,
+        "source": f"{source.uri}/{keys.shown(alone.key)}" if alone else source.uri,
         "destination": destination.uri,
         "model": card.name,
         "model_id": card.model_id,

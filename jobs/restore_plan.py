@@ -11,7 +11,7 @@ from typing import Any
 from deblur import keys, ledger, places365
 from deblur.entries import Entries
 from deblur.errors import UsageError
-from deblur.storage import Entry, LocalStore, Store, below
+from deblur.storage import Entry, LocalStore, Store, below, open_object, open_store
 from jobs.restore_stages import Treatment, outcome
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
@@ -49,6 +49,7 @@ def plan(
     destination: Store,
     treatment: Treatment,
     *,
+    alone: Entry | None = None,
     limit: int | None,
     retry_failed: bool,
     probe: bool,
@@ -58,12 +59,14 @@ def plan(
     Args:
         source, destination: the places.
         treatment: what is to be done to the photos.
+        alone: the one photo of SOURCE to restore, where it is not all of them.
         limit: how many to restore at most, the first by key.
         retry_failed: whether what failed before is to do.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
     """
     own = _outputs(destination) if below(source, destination) == "" else frozenset()
-    found = _inventory(source, below(destination, source), own)
+    listed = source.list() if alone is None else [alone]
+    found = _inventory(source, listed, below(destination, source), own)
     inventory, others = found.photos, found.others
     drawn = ledger.plan(
         destination,
@@ -94,20 +97,22 @@ class _Inventory:
     nameless: set[str]
 
 
-def _inventory(source: Store, destination: str | None, own: Set[str]) -> _Inventory:
-    """List SOURCE, but what is in DESTINATION, if that lies in it, and `own` outputs beside their photos."""
+def _inventory(
+    source: Store, listed: Iterable[Entry], destination: str | None, own: Set[str]
+) -> _Inventory:
+    """Sort what SOURCE has, without what is in DESTINATION, if that lies in it, and `own` outputs."""
     others = 0
     nameless = set()
 
     def photos() -> Iterator[Entry]:
         nonlocal others
-        for entry in source.list():
+        for entry in listed:
             if keys.own(entry.key) or (destination and entry.key.startswith(destination)):
                 continue
             if entry.key in own:
                 others += 1
                 continue
-            if os.path.splitext(entry.key)[1].lower() not in EXTENSIONS:
+            if not _is_named_like_a_photo(entry.key):
                 others += 1
                 continue
             if keys.nameless(entry.key):
@@ -124,9 +129,28 @@ def _inventory(source: Store, destination: str | None, own: Set[str]) -> _Invent
     return _Inventory(found, others, nameless)
 
 
-def refuse_overlap(source: Store, destination: Store) -> None:
-    """Raise UsageError if one place lies in the other."""
-    if below(source, destination) is None and below(destination, source) is None:
+def places(source: str, destination: str) -> tuple[Store, Entry | None, Store]:
+    """Open SOURCE and DESTINATION. Of a SOURCE that is a photo its folder or prefix, and return the photo as well."""
+    found = open_object(source) if _is_named_like_a_photo(source) else None
+    if found and _is_named_like_a_photo(destination):
+        raise UsageError(
+            f"DESTINATION {destination} is named like a photo: give a folder, in which the restored "
+            "photo has the name that it had"
+        )
+    store, alone = found or (open_store(source), None)
+    if alone is None and isinstance(store, LocalStore) and not store.root.exists():
+        raise UsageError(f"there is no folder and no photo {store.root}")
+    return store, alone, open_store(destination)
+
+
+def _is_named_like_a_photo(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def refuse_overlap(source: Store, destination: Store, alone: Entry | None = None) -> None:
+    """Raise UsageError if one place lies in the other. Below the folder of a photo `alone` nothing is listed."""
+    inside = below(destination, source)
+    if below(source, destination) is None and (inside is None or (alone and inside)):
         return
     raise UsageError(
         f"SOURCE {source.uri} and DESTINATION {destination.uri} lie in one another: "

@@ -50,7 +50,7 @@ def test_each_job_has_help_with_an_example(capsys: pytest.CaptureFixture[str], n
         (("preprocess", "a"), "requires an argument"),
         (("preprocess", "a", "b", "--train", "many"), "many"),
         (("train", "a", "b", "--epochs", "0"), "--epochs 0"),
-        (("restore", "a", "b", "--model", "c"), "c holds no model"),
+        (("restore", "/usr", "b", "--model", "c"), "c holds no model"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,27 @@ def test_new_and_changed_photos_and_retries(photos, tiny: Path, tmp_path: Path) 
     assert run() == {"restored": 0, "failed": 0}
 
 
+@pytest.mark.usefixtures("without_ray")
+def test_one_photo(blurred: Path, restored, tiny: Path, tmp_path: Path, bucket) -> None:
+    """Without a look at what lies beside it, and into a folder there as well."""
+    folder, _ = restored
+    shutil.copytree(blurred, tmp_path / "in")
+    source, target = tmp_path / "in" / "trip" / "a.jpg", tmp_path / "in" / "trip" / "sharp"
+    summary = restore.run(options_for(source, target, tiny))
+    assert (summary["source"], summary["photos"], summary["restored"]) == (str(source), 1, 1)
+    assert outputs(target) == {"a.jpg": outputs(folder)["trip/a.jpg"]}
+    assert [row["key"] for row in ledger_rows(target)] == ["a.jpg"]
+    other = restore.run(options_for(source.with_name("grey.png"), target, tiny))
+    again = restore.run(options_for(source, target, tiny))
+    assert (other["this_run"]["restored"], again["this_run"]["restored"]) == (1, 0)
+    assert {row["key"] for row in ledger_rows(target)} == {"a.jpg", "grey.png"}
+
+    place = open_store(bucket())
+    place.put("trip/a.jpg", source.read_bytes())
+    restore.run(options_for(f"{place.uri}/trip/a.jpg", f"{place.uri}/sharp", tiny))
+    assert place.read("sharp/a.jpg") == outputs(folder)["trip/a.jpg"]
+
+
 def test_buckets(blurred: Path, restored, tiny: Path, bucket) -> None:
     folder, _ = restored
     source, target, model = (open_store(bucket() + suffix) for suffix in ("", "/deep/er", "/m"))
@@ -176,6 +198,21 @@ def test_usage_errors(blurred: Path, tiny: Path, tmp_path: Path) -> None:
         "lie in one another": restore.Options(str(blurred), str(blurred / "out"), model=model),
         "there is no folder": restore.Options(
             str(tmp_path / "none"), str(tmp_path / "out"), model=model
+        ),
+        "there is no folder and no photo": restore.Options(
+            str(tmp_path / "none.jpg"), str(tmp_path / "out"), model=model
+        ),
+        "out.jpg is named like a photo": restore.Options(
+            str(blurred / "a.jpg"), str(tmp_path / "out.jpg"), model=model
+        ),
+        "replace their originals": restore.Options(
+            str(blurred / "a.jpg"), str(blurred), model=model
+        ),
+        "photos would be taken for new": restore.Options(
+            str(blurred / "trip" / "a.jpg"), str(blurred), model=model
+        ),
+        "is a file, not a folder": restore.Options(
+            str(blurred / "readme.md"), str(tmp_path / "out"), model=model
         ),
         "holds no model": restore.Options(str(blurred), str(tmp_path / "out"), model=str(tmp_path)),
         "--limit 0": restore.Options(str(blurred), str(tmp_path / "out"), model=model, limit=0),

@@ -65,6 +65,7 @@ def test_what_is_put_is_there_until_it_is_deleted(store: Store, key: str) -> Non
     assert store.exists(key)
     assert store.read(key) == b"twice"
     assert [(entry.key, entry.size_bytes) for entry in store.list()] == [(key, 5)]
+    assert [store.entry(key)] == list(store.list())
     store.delete(key)
     store.delete(key)
     assert not store.exists(key)
@@ -81,6 +82,35 @@ def test_keys_are_listed_in_order_whatever_folders_they_are_in(store: Store) -> 
     assert sorted(keys(store, "a")) == ["a/b.jpg", "a/b/c.png"]
     assert keys(store, "a/") == keys(store, "a")
     assert keys(store, "nothing/here") == []
+
+
+def test_a_uri_may_name_one_object(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(store, S3Store):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", str(store.endpoint))
+    store.put("trip/a b.jpg", b"one")
+    uri = store.uri.replace("%20", " ")
+    found = storage.open_object(f"{uri}/trip/a b.jpg")
+    assert found is not None
+    folder, entry = found
+    assert [entry] == list(folder.list())
+    assert folder.read(entry.key, entry.etag) == b"one"
+    for none in (f"{uri}/trip", f"{uri}/trip/", f"{uri}/trip/b.jpg", f"{uri}/none/a b.jpg"):
+        assert storage.open_object(none) is None
+
+
+@pytest.mark.parametrize("uri", ["a.jpg", "./a.jpg", "~/a.jpg", "file://{}/a.jpg"])
+def test_one_file_by_any_name(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = storage.open_object(uri.format(tmp_path))
+    assert found is not None
+    assert (found[0].uri, found[1].key) == (str(tmp_path), "a.jpg")
+
+
+@pytest.mark.parametrize("uri", ["s3://photos.jpg", "file:///", "a/", "s3:///a.jpg"])
+def test_a_bucket_or_a_folder_is_no_object(uri: str) -> None:
+    assert storage.open_object(uri) is None
 
 
 def test_hidden_names_are_not_listed(store: Store) -> None:

@@ -18,8 +18,8 @@ from deblur.storage.local import LocalStore
 from deblur.storage.s3 import S3Store
 
 __all__ = [
-    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "below", "open_store", "reason",
-    "refuse_secrets",
+    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "below", "open_object", "open_store",
+    "reason", "refuse_secrets",
 ]  # fmt: skip
 
 
@@ -43,6 +43,24 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return S3Store(text, endpoint)
     return ArrowStore(text)
+
+
+def open_object(uri: str) -> tuple[Store, Entry] | None:
+    """Open the folder or prefix of the one object that a URI names, or return None if it names none.
+
+    Raises UsageError for a URI of no known kind, or if it may not be looked at.
+    """
+    head, slash, name = uri.rpartition("/")
+    if not name or head.endswith("/"):  # a folder's name, or a bucket's
+        return None
+    if uri.startswith("file://"):
+        name = urllib.parse.unquote(name)
+    store = open_store(head + slash or os.curdir)
+    try:
+        found = store.entry(name)
+    except OSError as error:
+        raise UsageError(f"cannot look for {uri}: {reason(error)}") from error
+    return (store, found) if found else None
 
 
 def below(inner: Store, outer: Store) -> str | None:

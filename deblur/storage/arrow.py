@@ -26,6 +26,9 @@ from deblur.storage.base import (
 # What `FileSystem.move` does there is a copy at best, and Azure without a hierarchical namespace
 # has none.
 _WHOLE = {"abfs", "gcs", "s3"}
+# Else Google's library tries for a quarter of an hour, without a word, what has no network or no
+# credentials.
+_GCS_PATIENCE_S = 30
 
 
 class ArrowStore(Store):
@@ -42,12 +45,18 @@ class ArrowStore(Store):
         address, mark, options = uri.partition("?")
         self.uri, self._options = address.rstrip("/"), mark + options
         try:
-            self._filesystem, self._root = fs.FileSystem.from_uri(self.uri + self._options)
+            self._filesystem, self._root = fs.FileSystem.from_uri(self.uri + self._opened_with())
         except (ArrowException, OSError, ValueError) as error:
             raise UsageError(
                 f"{uri!r} cannot be opened: {reason(error)}; "
                 "expected a path, file://, s3://bucket/prefix or gs://bucket/prefix"
             ) from error
+
+    def _opened_with(self) -> str:
+        patience = "retry_limit_seconds="
+        if not self.uri.startswith(("gs://", "gcs://")) or patience in self._options:
+            return self._options
+        return f"{self._options}{'&' if self._options else '?'}{patience}{_GCS_PATIENCE_S}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ArrowStore, (self.uri + self._options,)
@@ -127,10 +136,11 @@ class ArrowStore(Store):
             with _os_errors(path):
                 self._filesystem.delete_file(path)
 
-    def exists(self, key: str) -> bool:
+    def entry(self, key: str) -> Entry | None:
         path = f"{self._root}/{key}"
         with _os_errors(path):
-            return _is_file(self._filesystem.get_file_info(path))
+            info = self._filesystem.get_file_info(path)
+        return Entry(key, info.size, _etag(info)) if _is_file(info) else None
 
     def arrow(self) -> tuple[Any, str]:
         return self._filesystem, self._root

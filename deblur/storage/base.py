@@ -73,8 +73,12 @@ class Store(ABC):
         """Return the store of a prefix below this one."""
 
     @abstractmethod
+    def entry(self, key: str) -> Entry | None:
+        """Return the object as a listing shows it, or None if it is not there. Raises OSError."""
+
     def exists(self, key: str) -> bool:
-        """Say whether the object is there."""
+        """Say whether the object is there. Raises OSError."""
+        return self.entry(key) is not None
 
     def make_ready(self) -> None:
         """Make sure that objects can be put here, before hours are spent. Raises UsageError.

@@ -113,8 +113,12 @@ class LocalStore(Store):
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
-    def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+    def entry(self, key: str) -> Entry | None:
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        status = path.stat()
+        return Entry(key, status.st_size, _etag(status))
 
     def arrow(self) -> tuple[Any, str]:
         from pyarrow import fs

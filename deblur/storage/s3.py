@@ -233,12 +233,12 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         self._call("delete_object", Key=self._name(key))
 
-    def exists(self, key: str) -> bool:
+    def entry(self, key: str) -> Entry | None:
         try:
-            self._call("head_object", Key=self._name(key))
+            answer = self._call("head_object", Key=self._name(key))
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'))
 
     def arrow(self) -> tuple[Any, str]:
         from deblur.storage import s3_arrow
