@@ -54,6 +54,8 @@ def test_wrong_secrets_and_places(
     gone = "s3://nothing-here/in"
     missing = f"deblur: error: {gone}: there is no bucket 'nothing-here'"
     assert refused(capsys, gone, "s3://tests/out", *model) == missing
+    one = f"{gone}/a.jpg"
+    assert refused(capsys, one, "s3://tests/out", *model) == missing.replace(gone, one)
     assert refused(capsys, source.uri, gone, *model) == missing
     assert refused(capsys, source.uri, "s3://tests/out", "--model", gone) == missing
     become("read_only")
@@ -62,6 +64,9 @@ def test_wrong_secrets_and_places(
     become("testing", "not-the-secret")
     said = refused(capsys, source.uri, "s3://tests/out", *model)
     assert said.endswith("the store refuses these S3 credentials (SignatureDoesNotMatch)")
+    assert refused(capsys, f"{source.uri}/a.jpg", "s3://tests/out", *model).endswith(
+        "the store refuses these S3 credentials (SignatureDoesNotMatch)"
+    )
     assert "not-the-secret" not in said
 
 

@@ -46,9 +46,9 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
 
 
 def open_object(uri: str) -> tuple[Store, Entry] | None:
-    """Open the folder or prefix of the one object that a URI names, or return None if it names none.
+    """Open the folder or prefix of the one object that a URI names, or return None if none is to be seen there.
 
-    Raises UsageError for a URI of no known kind, or if it may not be looked at.
+    Raises UsageError for a URI of no known kind, or where it leads nowhere.
     """
     head, slash, name = uri.rpartition("/")
     if not name or head.endswith("/"):  # a folder's name, or a bucket's
@@ -58,8 +58,10 @@ def open_object(uri: str) -> tuple[Store, Entry] | None:
     store = open_store(head + slash or os.curdir)
     try:
         found = store.entry(name)
-    except OSError as error:
-        raise UsageError(f"cannot look for {uri}: {reason(error)}") from error
+    except (
+        OSError
+    ):  # who lists it as a folder learns why: S3 gives no reasons when asked for one object
+        return None
     return (store, found) if found else None
 
 
