@@ -200,8 +200,8 @@ class Memory(Store):
     def peek(self, key: str, count: int) -> bytes:
         raise NotImplementedError
 
-    def exists(self, key: str) -> bool:
-        return key in self.objects
+    def entry(self, key: str) -> Entry | None:
+        return Entry(key, len(self.objects[key]), "") if key in self.objects else None
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         self.objects[key] = bytes(data)
