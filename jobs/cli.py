@@ -8,6 +8,7 @@ to stderr.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -77,9 +78,18 @@ def _run(words: list[str]) -> int:
             traceback.print_exception(raised)
         return _explain(runtime.cause(raised), verbose)
     if isinstance(summary, dict):
-        print(json.dumps(summary, indent=2))
+        _tell(json.dumps(summary, indent=2))
         return 3 if summary.get("failed") else int(summary.get("exit_code", 0))
     return 0
+
+
+def _tell(summary: str) -> None:
+    """Print the summary, unless nobody reads it any more, as after `deblur ... | head -3`."""
+    try:
+        print(summary, flush=True)
+    except BrokenPipeError:
+        # Else Python tries again when it exits, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: BaseException, verbose: bool) -> int:

@@ -125,6 +125,17 @@ def test_a_model_that_does_not_fit_is_said_in_a_line(
     assert max(map(len, err.splitlines())) < 400
 
 
+def test_who_reads_no_more_of_the_summary_costs_no_trace() -> None:
+    words = [sys.executable, "-m", "jobs.cli", "models", "photo"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), said) == (0, "")
+
+
 def test_models_prints_the_card(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
     code, out, _ = run(capsys, "models", str(tiny))
     assert code == 0
