@@ -226,7 +226,7 @@ def read_dataset(store: Store) -> Dataset:
     """
     try:
         values: Any = json.loads(store.read(DATASET))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         next(store.list(), None)  # which says so where there is no such place
         raise UsageError(
             f"{store.uri} holds no finished pairs (no {DATASET}); make them with `deblur preprocess`"

@@ -82,7 +82,6 @@ def run(options: Options) -> dict[str, Any]:
     """Measure, write the report and return the summary."""
     check(options)
     source, destination = open_store(options.pairs), open_store(options.report)
-    next(source.list(), None)  # which says so where there is no such place
     dataset = pairs.read_dataset(source)
     shards = pairs.shards(source, "test")
     if not shards:

@@ -75,7 +75,7 @@ def clean(seaweed: SeaweedFS, source: S3Store, tiny: Path, ray_cluster: None) ->
 
 
 def _options(source: S3Store, target: S3Store, tiny: Path) -> restore.Options:
-    # Without the guard, which a model of a few steps does not pass.
+    # Without the guard, which an untrained model does not pass.
     return restore.Options(source.uri, target.uri, model=str(tiny), no_guard=True)
 
 

@@ -176,10 +176,8 @@ def test_at_batch_size_one_it_is_the_tutorial_s_batch_normalisation(
 # === Every network ===
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"),
-    [*((name, "float32") for name in NETWORKS), *((name, "mixed_bfloat16") for name in ONE_EACH)],
-)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_and_types(name: str, policy: str, blurred: np.ndarray) -> None:
     generator, discriminator = (
         built(name, part, policy) for part in ("generator", "discriminator")

@@ -228,6 +228,9 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, data: bytes | None, reaso
 def test_a_place_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         pairs.read_dataset(open_store(tmp_path / "missing"))
+    (tmp_path / "photo.jpg").write_bytes(b"a file")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        pairs.read_dataset(open_store(tmp_path / "photo.jpg"))
 
 
 def test_the_rejected_are_sorted_rows(store: Store) -> None:

@@ -230,16 +230,13 @@ def test_what_cannot_be_started_from_changes_nothing() -> None:
 # === State ===
 
 
-@pytest.mark.parametrize(
-    ("recipe", "policy"),
-    [(NARROW, "float32"), (WHOLE, "mixed_bfloat16"), (PIXELS, "mixed_bfloat16")],
-)
-def test_a_resumed_run_is_the_undisturbed_one(recipe: Recipe, policy: str, tmp_path: Path) -> None:
-    undisturbed = Training(recipe, policy=policy, seed=1)
+@pytest.mark.parametrize("recipe", [NARROW, WHOLE, PIXELS])
+def test_a_resumed_run_is_the_undisturbed_one(recipe: Recipe, tmp_path: Path) -> None:
+    undisturbed = Training(recipe, policy="mixed_bfloat16", seed=1)
     for step in range(STEPS // 2):
         undisturbed.step(*pairs(step), RATE)
     undisturbed.save(tmp_path)
-    resumed = Training(recipe, policy=policy, seed=2)
+    resumed = Training(recipe, policy="mixed_bfloat16", seed=2)
     resumed.step(*pairs(7), 1.0)  # whatever it was before
     resumed.load(tmp_path)
     check_equal(state(resumed), state(undisturbed))

@@ -58,10 +58,8 @@ def open_object(uri: str) -> tuple[Store, Entry] | None:
     store = open_store(head + slash or os.curdir)
     try:
         found = store.entry(name)
-    except (
-        OSError
-    ):  # who lists it as a folder learns why: S3 gives no reasons when asked for one object
-        return None
+    except OSError:
+        return None  # who lists it as a folder learns why: S3 gives no reasons when asked for one object
     return (store, found) if found else None
 
 
