@@ -21,19 +21,20 @@ from tests.test_models import card_of
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tf2onnx")
 
 SAMPLES = Path(models.__file__).parent / "samples"
+NETWORK = "wiener-photo-kernel"  # the default's, with all kinds of layers
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that filters, as untrained ones hardly do."""
     keras.utils.set_random_seed(1)
-    generator = network("wiener-photo").generator()
+    generator = network(NETWORK).generator()
     rng = np.random.default_rng(0)
     for weight in generator.weights:
         weight.assign(weight + 0.01 * rng.standard_normal(weight.shape))
     folder = tmp_path_factory.mktemp("model")
-    model_id = models.model_id(generator, "wiener-photo")
-    card = replace(card_of(generator), network="wiener-photo", model_id=model_id)
+    model_id = models.model_id(generator, NETWORK)
+    card = replace(card_of(generator), network=NETWORK, model_id=model_id)
     models.save(open_store(folder), generator, card)
     return folder
 
@@ -122,4 +123,4 @@ def test_the_command_prints_nothing_but_its_line(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     exported(model, tmp_path, "onnx")
-    assert capfd.readouterr().err == f"mine (wiener-photo) is in {tmp_path}\n"
+    assert capfd.readouterr().err == f"mine ({NETWORK}) is in {tmp_path}\n"

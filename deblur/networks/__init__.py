@@ -102,6 +102,16 @@ NETWORKS: Mapping[str, Network] = {
         generator_arguments={"recipe": "photo", "blocks": (1, 1, 3, 4), "context": 256},
         fitted_from=("wiener-photo",),
     ),
+    "wiener-photo-kernel": replace(
+        _PHOTO,
+        generator_arguments={
+            "recipe": "photo",
+            "blocks": (1, 1, 3, 4),
+            "context": 256,
+            "kernel": True,
+        },
+        fitted_from=("wiener-photo-deep",),
+    ),
 }
 
 

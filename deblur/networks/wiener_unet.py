@@ -43,6 +43,8 @@ import keras
 from keras import layers, ops
 
 from deblur import blur
+from deblur.networks import kernel as kernels
+from deblur.networks.spread import DepthToSpace
 from deblur.networks.wiener import Guess, WienerDetail
 
 Tensor = Any
@@ -58,20 +60,6 @@ GUESSES = {
 _START = {"box14": 0}  # the guess that an untrained network returns; without, its input
 _START_LOGIT = 3.0  # a share of 91 % beside two others
 _MOST_LOGIT = 60.0  # beyond it the share is 1, and the exponential not far from infinity
-
-
-@_register
-class DepthToSpace(layers.Layer):
-    """(B, H, W, 4 C) to (B, 2 H, 2 W, C), without the checkerboards of transposed convolutions."""
-
-    def call(self, x: Tensor) -> Tensor:
-        """Spread each pixel's channels over two by two."""
-        return ops.depth_to_space(x, 2)
-
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Twice the sides."""
-        batch, height, width, depth = shape
-        return (batch, height and 2 * height, width and 2 * width, depth and depth // 4)
 
 
 @_register
@@ -129,6 +117,7 @@ def generator(
     blocks: tuple[int, ...] = (1, 1, 2, 2),
     hidden: tuple[int, ...] | None = None,
     context: int = 0,
+    kernel: bool = False,
 ) -> keras.Model:
     """Return the network: (B, H, W, 3) in [0, 1] to the same; sides are multiples of 16.
 
@@ -140,6 +129,8 @@ def generator(
         hidden: channels inside the blocks of each level; None is as many as outside.
         context: how many numbers say what all of the picture has in common, as its blur, to the
             blocks on the way up; 0 is none.
+        kernel: whether the blur's kernel is estimated from what is restored, and what it explains put
+            right (`deblur.networks.kernel`). That alone is trained then, and the rest is as it was.
     """
     guesses, hidden = GUESSES[recipe], hidden or widths
     picture = keras.Input((None, None, 3), name="blurred")
@@ -178,9 +169,16 @@ def generator(
         name="head",
     )(x)
     head = DepthToSpace(dtype=dtype, name="head_spread")(head)
-    restored = Blend(start=_START.get(recipe), dtype="float32", name="restored")(
-        [picture, details, head]
-    )
+    name = "blended" if kernel else "restored"
+    restored = Blend(start=_START.get(recipe), dtype="float32", name=name)([picture, details, head])
+    if kernel:
+        for layer in keras.Model(picture, restored).layers:
+            layer.trainable = False
+        maps, levels = kernels.Evidence(dtype="float32", name="evidence")([picture, restored])
+        estimate = kernels.estimate(maps, levels, dtype)
+        restored = kernels.Deconvolution(dtype="float32", name="restored")(
+            [picture, restored, *estimate]
+        )
     return keras.Model(picture, restored, name="generator")
 
 

@@ -1,0 +1,118 @@
+"""Fourier transforms of pictures as matrices of cosines and sines, which any backend multiplies and ONNX has."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from keras import ops
+
+Tensor = Any
+
+
+class Spectrum(NamedTuple):
+    """Real and imaginary part, (..., frequencies down, frequencies across)."""
+
+    real: Tensor
+    imaginary: Tensor
+
+    def power(self) -> Tensor:
+        """Return the square of its absolute value."""
+        return ops.square(self.real) + ops.square(self.imaginary)
+
+    def times(self, other: Spectrum) -> Spectrum:
+        """Return the product: the spectrum of a circular convolution."""
+        return Spectrum(
+            self.real * other.real - self.imaginary * other.imaginary,
+            self.real * other.imaginary + self.imaginary * other.real,
+        )
+
+    def plus(self, other: Spectrum) -> Spectrum:
+        """Return the sum."""
+        return Spectrum(self.real + other.real, self.imaginary + other.imaginary)
+
+    def conjugate(self) -> Spectrum:
+        """Return the spectrum of the same turned around."""
+        return Spectrum(self.real, -self.imaginary)
+
+    def scaled(self, factor: Tensor) -> Spectrum:
+        """Return it multiplied by a real factor."""
+        return Spectrum(self.real * factor, self.imaginary * factor)
+
+
+class Grid:
+    """The frequencies of a torus, (down, across), those across from 0 on, as those of a real picture are.
+
+    Args:
+        height, width: of the torus in pixels, multiples of 4.
+        lower: whether only the lower half of the frequencies are taken, in both directions.
+
+    Attributes:
+        v, u: angular frequencies down, (V, 1), and across, (U,).
+    """
+
+    def __init__(self, height: Any, width: Any, *, lower: bool = False) -> None:
+        self.height, self.width, self._lower = height, width, lower
+        most = [side // 4 if lower else side // 2 for side in (height, width)]
+        # The highest frequency of an even side is its own negative. The lower half of the frequencies is
+        # without its upper bound: of numbers that are no multiple of a vector's CPUs round the last otherwise.
+        self._down = ops.arange(2 * most[0], dtype="int32") - most[0]
+        self._across = ops.arange(most[1] + (not lower), dtype="int32")
+        v, u = (
+            2 * math.pi * ops.cast(orders, "float32") / ops.cast(side, "float32")
+            for orders, side in ((self._down, height), (self._across, width))
+        )
+        self.v, self.u = v[:, None], u
+
+    def analyse(self, values: Tensor, rows: Tensor, columns: Tensor, mirror: int = 0) -> Spectrum:
+        """Return the spectrum of (..., H, W) values at these places, with nothing elsewhere.
+
+        Args:
+            values: float32.
+            rows, columns: int32 places on the torus.
+            mirror: by how many pixels the values are continued as their mirror image, at all sides.
+        """
+        down = _waves(self._down, rows, self.height, mirror)
+        across = _waves(self._across, columns, self.width, mirror)
+        real = ops.matmul(values, ops.transpose(across.cosines))
+        imaginary = -ops.matmul(values, ops.transpose(across.sines))
+        return Spectrum(
+            ops.matmul(down.cosines, real) + ops.matmul(down.sines, imaginary),
+            ops.matmul(down.cosines, imaginary) - ops.matmul(down.sines, real),
+        )
+
+    def synthesise(self, spectrum: Spectrum, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the values at these places that have the spectrum."""
+        down = _waves(self._down, rows, self.height)
+        across = _waves(self._across, columns, self.width)
+        # Those across stand for two, but the first and, of an even side, the last.
+        twice = self._across > 0
+        if not self._lower:
+            twice = twice & (self._across < self.width // 2)
+        share = ops.where(twice, 2.0, 1.0) / ops.cast(self.height * self.width, "float32")
+        part = spectrum.scaled(share)
+        cosines, sines = ops.transpose(down.cosines), ops.transpose(down.sines)
+        real = ops.matmul(cosines, part.real) - ops.matmul(sines, part.imaginary)
+        imaginary = ops.matmul(cosines, part.imaginary) + ops.matmul(sines, part.real)
+        return ops.matmul(real, across.cosines) - ops.matmul(imaginary, across.sines)
+
+
+class _Waves(NamedTuple):
+    cosines: Tensor  # (frequencies, places)
+    sines: Tensor
+
+
+def _waves(orders: Tensor, places: Tensor, period: Any, mirror: int = 0) -> _Waves:
+    # Whole turns are taken off as integers, which float32 would round.
+    turns = ops.mod(orders[:, None] * places, period)
+    angle = ops.cast(turns, "float32") * (2 * math.pi / ops.cast(period, "float32"))
+    waves = _Waves(ops.cos(angle), ops.sin(angle))
+    if not mirror:
+        return waves
+    # What is mirrored at the first place, and at the last, is the value's own wave elsewhere.
+    for axis in (places[0], places[-1]):
+        away = ops.abs(places - axis)
+        there = _waves(orders, 2 * axis - places, period)
+        here = ops.cast((away > 0) & (away <= mirror), "float32")
+        waves = _Waves(waves.cosines + there.cosines * here, waves.sines + there.sines * here)
+    return waves
