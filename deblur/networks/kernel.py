@@ -70,8 +70,10 @@ class Evidence(layers.Layer):
     def __init__(self, **options: Any) -> None:
         super().__init__(autocast=False, **options)
 
-    def call(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        """Correlate."""
+    def call(self, pictures: Sequence[Tensor], training: bool | None = None) -> list[Tensor]:
+        """Correlate. Nobody learns by it to restore what is good evidence and nothing else."""
+        if training:
+            pictures = [ops.stop_gradient(picture) for picture in pictures]
         blurred, restored = (_luma(picture) for picture in pictures)
         height, width = ops.shape(blurred)[1:3]
         fade = _fade(height)[:, None] * _fade(width)

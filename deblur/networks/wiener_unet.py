@@ -130,7 +130,7 @@ def generator(
         context: how many numbers say what all of the picture has in common, as its blur, to the
             blocks on the way up; 0 is none.
         kernel: whether the blur's kernel is estimated from what is restored, and what it explains put
-            right (`deblur.networks.kernel`). That alone is trained then, and the rest is as it was.
+            right (`deblur.networks.kernel`).
     """
     guesses, hidden = GUESSES[recipe], hidden or widths
     picture = keras.Input((None, None, 3), name="blurred")
@@ -172,8 +172,6 @@ def generator(
     name = "blended" if kernel else "restored"
     restored = Blend(start=_START.get(recipe), dtype="float32", name=name)([picture, details, head])
     if kernel:
-        for layer in keras.Model(picture, restored).layers:
-            layer.trainable = False
         maps, levels = kernels.Evidence(dtype="float32", name="evidence")([picture, restored])
         estimate = kernels.estimate(maps, levels, dtype)
         restored = kernels.Deconvolution(dtype="float32", name="restored")(

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.kernel PHOTOS MODEL OUT [--crops 6000] [--steps 5625] [--joint-steps 2475]
 
-`deblur train --network wiener-photo-kernel --start-from MODEL` trains it too, end to end, and makes each crop's
-restoration in each step, which takes ten times as long as the rest. Here MODEL restores every crop
-once. The estimate first learns the kernels that the crops were blurred by, from the maps of `Evidence`,
-mirrored and transposed at random; then all that is new learns to restore. Shakes are drawn more often than
-in the recipe, being what is hard. Every tenth photo is left out.
+`deblur train --network wiener-photo-kernel --start-from MODEL` trains all of it, end to end, and makes each
+crop's restoration in each step, which takes ten times as long as the rest. Here MODEL restores every crop once,
+and its own weights stay as they are. The estimate first learns the kernels that the crops were blurred by, from
+the maps of `Evidence`, mirrored and transposed at random; then all that is new learns to restore. Shakes are
+drawn more often than in the recipe, being what is hard. Every tenth photo is left out.
 """
 
 from __future__ import annotations
