@@ -76,6 +76,11 @@ _PIX2PIX = Network("pix2pix", Tiling(256, 32, 256, 256), arguments={"width": 64}
 # 32, 64 and 96 (26.37), and three filters, so that tiles beyond 512 take more time than they save.
 _PHOTO = Network("wiener_unet", Tiling(256, 32, 512, 16), generator_arguments={"recipe": "photo"})
 _BOX14 = Network("wiener_unet", Tiling(256, 64, 1024, 16), generator_arguments={"recipe": "box14"})
+_PHOTO_DEEP = replace(
+    _PHOTO,
+    generator_arguments={"recipe": "photo", "blocks": (1, 1, 3, 4), "context": 256},
+    fitted_from=("wiener-photo",),
+)
 
 NETWORKS: Mapping[str, Network] = {
     "pix2pix": _PIX2PIX,  # the report's
@@ -97,19 +102,10 @@ NETWORKS: Mapping[str, Network] = {
         fitted_from=("wiener-box14-deeper",),
     ),
     "wiener-photo": _PHOTO,
-    "wiener-photo-deep": replace(
-        _PHOTO,
-        generator_arguments={"recipe": "photo", "blocks": (1, 1, 3, 4), "context": 256},
-        fitted_from=("wiener-photo",),
-    ),
+    "wiener-photo-deep": _PHOTO_DEEP,
     "wiener-photo-kernel": replace(
-        _PHOTO,
-        generator_arguments={
-            "recipe": "photo",
-            "blocks": (1, 1, 3, 4),
-            "context": 256,
-            "kernel": True,
-        },
+        _PHOTO_DEEP,
+        generator_arguments={**_PHOTO_DEEP.generator_arguments, "kernel": True},
         fitted_from=("wiener-photo-deep",),
     ),
 }

@@ -64,42 +64,53 @@ class Grid:
         )
         self.v, self.u = v[:, None], u
 
-    def analyse(self, values: Tensor, rows: Tensor, columns: Tensor, mirror: int = 0) -> Spectrum:
-        """Return the spectrum of (..., H, W) values at these places, with nothing elsewhere.
+    def at(self, rows: Tensor, columns: Tensor, mirror: int = 0) -> Places:
+        """Return the places on the torus where values lie.
 
         Args:
-            values: float32.
-            rows, columns: int32 places on the torus.
-            mirror: by how many pixels the values are continued as their mirror image, at all sides.
+            rows, columns: int32.
+            mirror: by how many pixels values are continued as their mirror image, at all sides, where
+                they are analysed.
         """
-        down = _waves(self._down, rows, self.height, mirror)
-        across = _waves(self._across, columns, self.width, mirror)
-        real = ops.matmul(values, ops.transpose(across.cosines))
-        imaginary = -ops.matmul(values, ops.transpose(across.sines))
-        return Spectrum(
-            ops.matmul(down.cosines, real) + ops.matmul(down.sines, imaginary),
-            ops.matmul(down.cosines, imaginary) - ops.matmul(down.sines, real),
-        )
-
-    def synthesise(self, spectrum: Spectrum, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the values at these places that have the spectrum."""
-        down = _waves(self._down, rows, self.height)
-        across = _waves(self._across, columns, self.width)
         # Those across stand for two, but the first and, of an even side, the last.
         twice = self._across > 0
         if not self._lower:
             twice = twice & (self._across < self.width // 2)
-        share = ops.where(twice, 2.0, 1.0) / ops.cast(self.height * self.width, "float32")
-        part = spectrum.scaled(share)
-        cosines, sines = ops.transpose(down.cosines), ops.transpose(down.sines)
-        real = ops.matmul(cosines, part.real) - ops.matmul(sines, part.imaginary)
-        imaginary = ops.matmul(cosines, part.imaginary) + ops.matmul(sines, part.real)
-        return ops.matmul(real, across.cosines) - ops.matmul(imaginary, across.sines)
+        return Places(
+            _waves(self._down, rows, self.height, mirror),
+            _waves(self._across, columns, self.width, mirror),
+            ops.where(twice, 2.0, 1.0) / ops.cast(self.height * self.width, "float32"),
+        )
 
 
 class _Waves(NamedTuple):
     cosines: Tensor  # (frequencies, places)
     sines: Tensor
+
+
+class Places(NamedTuple):
+    """Rows and columns of a grid's torus: what each frequency has there."""
+
+    down: _Waves
+    across: _Waves
+    share: Tensor
+
+    def analyse(self, values: Tensor) -> Spectrum:
+        """Return the spectrum of (..., H, W) float32 values at these places, with nothing elsewhere."""
+        real = ops.matmul(values, ops.transpose(self.across.cosines))
+        imaginary = -ops.matmul(values, ops.transpose(self.across.sines))
+        return Spectrum(
+            ops.matmul(self.down.cosines, real) + ops.matmul(self.down.sines, imaginary),
+            ops.matmul(self.down.cosines, imaginary) - ops.matmul(self.down.sines, real),
+        )
+
+    def synthesise(self, spectrum: Spectrum) -> Tensor:
+        """Return the values at these places, which are not mirrored, that have the spectrum."""
+        part = spectrum.scaled(self.share)
+        cosines, sines = ops.transpose(self.down.cosines), ops.transpose(self.down.sines)
+        real = ops.matmul(cosines, part.real) - ops.matmul(sines, part.imaginary)
+        imaginary = ops.matmul(cosines, part.imaginary) + ops.matmul(sines, part.real)
+        return ops.matmul(real, self.across.cosines) - ops.matmul(imaginary, self.across.sines)
 
 
 def _waves(orders: Tensor, places: Tensor, period: Any, mirror: int = 0) -> _Waves:

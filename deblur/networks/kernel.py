@@ -18,8 +18,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from deblur.networks.fourier import Grid, Spectrum
-from deblur.networks.spread import DepthToSpace
+from deblur.networks.convolution import DepthToSpace, conv, up
+from deblur.networks.fourier import Grid, Places, Spectrum
 
 Tensor = Any
 
@@ -50,8 +50,14 @@ def _luma(picture: Tensor) -> Tensor:
     return ops.matmul(to_light(picture), ops.convert_to_tensor(_LUMA, "float32"))
 
 
-def _places() -> Tensor:
+def _shifts() -> Tensor:
     return ops.arange(-REACH, REACH, dtype="int32")
+
+
+def _all(grid: Grid, height: Any, width: Any, mirror: int = 0) -> Places:
+    """Return the places of a picture that begins where the grid does."""
+    rows, columns = (ops.arange(side, dtype="int32") for side in (height, width))
+    return grid.at(rows, columns, mirror)
 
 
 # === Layers ===
@@ -80,16 +86,14 @@ class Evidence(layers.Layer):
         mean = ops.mean(blurred, axis=(1, 2), keepdims=True)
         blurred, restored = (blurred - mean) * fade, (restored - mean) * fade
         grid = Grid(height, width)
-        rows, columns = (ops.arange(side, dtype="int32") for side in (height, width))
-        seen, known = (grid.analyse(each, rows, columns) for each in (blurred, restored))
+        here = _all(grid, height, width)
+        seen, known = here.analyse(blurred), here.analyse(restored)
         steep = 4 - 2 * ops.cos(grid.v) - 2 * ops.cos(grid.u)  # the power of both differences
         across = ops.roll(restored, -1, 2) - restored
         down = ops.roll(restored, -1, 1) - restored
         edges = ops.square(across) + ops.square(down)
         edges /= edges + _STRONG * ops.mean(edges, axis=(1, 2), keepdims=True) + _DARK
-        strong_across, strong_down = (
-            grid.analyse(edges * step, rows, columns) for step in (across, down)
-        )
+        strong_across, strong_down = here.analyse(edges * across), here.analyse(edges * down)
 
         power, strong_power = known.power() * steep, strong_across.power() + strong_down.power()
         common = seen.times(known.conjugate()).scaled(steep)
@@ -105,8 +109,9 @@ class Evidence(layers.Layer):
         spectra += [
             Spectrum(each, nothing) for each in (own, own / (own + _mean(own) + _DARK), power)
         ]
-        shifts = _places()
-        maps = [grid.synthesise(spectrum, shifts, shifts) for spectrum in spectra]
+        shifts = _shifts()
+        moved = grid.at(shifts, shifts)
+        maps = [moved.synthesise(spectrum) for spectrum in spectra]
         centre = ops.cast((shifts[:, None] == 0) & (shifts == 0), "float32")
         for index in (-3, -1):
             maps[index] /= ops.sum(maps[index] * centre, axis=(1, 2), keepdims=True) + _DARK
@@ -160,7 +165,7 @@ class Kernel(layers.Layer):
 
     def call(self, logits: Tensor) -> Tensor:
         """Normalise."""
-        shifts = ops.cast(_places(), "float32")
+        shifts = ops.cast(_shifts(), "float32")
         near = -(ops.square(shifts[:, None]) + ops.square(shifts)) / (2 * _START_PX**2)
         flat = ops.reshape(2 * ops.cast(logits[..., 0], "float32") + near, (-1, 4 * REACH**2))
         return ops.reshape(ops.softmax(flat), (-1, 2 * REACH, 2 * REACH))
@@ -195,16 +200,13 @@ class Deconvolution(layers.Layer):
         blurred, restored, kernel, caution = inputs
         height, width = ops.shape(blurred)[1:3]
         grid = Grid(height + 2 * _MARGIN_PX, width + 2 * _MARGIN_PX, lower=True)
-        rows, columns = (ops.arange(side, dtype="int32") for side in (height, width))
-        transfer = grid.analyse(kernel, _places(), _places())
+        shifts, here = _shifts(), _all(grid, height, width)
+        continued = _all(grid, height, width, _MARGIN_PX)
+        transfer = grid.at(shifts, shifts).analyse(kernel)
         # As only the lower half of the frequencies is made again, only that is compared.
-        seen, known = (
-            grid.analyse(_luma(picture), rows, columns, _MARGIN_PX)
-            for picture in (blurred, restored)
-        )
+        seen, known = (continued.analyse(_luma(picture)) for picture in (blurred, restored))
         there, now, again = (
-            to_display(grid.synthesise(each, rows, columns))
-            for each in (seen, known, known.times(transfer))
+            to_display(here.synthesise(each)) for each in (seen, known, known.times(transfer))
         )
         missing = there - again
         unexplained, change = (
@@ -218,9 +220,9 @@ class Deconvolution(layers.Layer):
         near = ops.maximum(1 - ops.abs(place[..., None] - knots), 0.0)
         caution = ops.clip(ops.cast(caution, "float32"), *_CAUTIONS)
         noise = ops.exp(ops.einsum("vuk,bk->bvu", near, caution))
-        lacking = grid.analyse(missing, rows, columns, _MARGIN_PX).times(transfer.conjugate())
+        lacking = continued.analyse(missing).times(transfer.conjugate())
         lacking = lacking.scaled(share / (transfer.power() + noise))
-        restored += grid.synthesise(lacking, rows, columns)[..., None]
+        restored += here.synthesise(lacking)[..., None]
         return restored if training else ops.clip(restored, 0, 1)
 
     def compute_output_shape(
@@ -253,13 +255,12 @@ def estimate(maps: Tensor, levels: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     x = layers.Add(dtype=dtype, name="kernel_told")(
         [x, layers.Reshape((1, 1, widest), name="kernel_all_spread")(told)]
     )
-    for width, other, name in ((wider, middle, "up2"), (wide, skip, "up1")):
-        x = DepthToSpace(dtype=dtype, name=f"kernel_{name}_spread")(
-            _conv(x, 4 * width, 1, dtype, name)
-        )
-        x = layers.Add(dtype=dtype, name=f"kernel_{name}_skip")([x, other])
+    for other, name in ((middle, "up2"), (skip, "up1")):
+        x = up(x, other, dtype, f"kernel_{name}", gain=2.0)
         x = _blocks(x, 2, dtype, f"{name}_again")
-    logits = _conv(x, 4, 3, dtype, "logits", kernel_initializer="zeros")
+    logits = layers.Conv2D(
+        4, 3, padding="same", kernel_initializer="zeros", dtype=dtype, name="kernel_logits"
+    )(x)
     logits = DepthToSpace(dtype=dtype, name="kernel_logits_spread")(logits)
     kernel = Kernel(dtype="float32", name="kernel")(logits)
 
@@ -281,17 +282,13 @@ _CAUTION_KNOTS, _START_CAUTION = 8, 3.0  # so that an untrained network changes 
 
 
 def _conv(x: Tensor, filters: int, size: int, dtype: str, name: str, **options: Any) -> Tensor:
-    options = {"kernel_initializer": "he_normal"} | options
-    return layers.Conv2D(
-        filters, size, padding="same", dtype=dtype, name=f"kernel_{name}", **options
-    )(x)
+    return conv(x, filters, size, dtype, f"kernel_{name}", **{"gain": 2.0} | options)
 
 
 def _blocks(x: Tensor, count: int, dtype: str, name: str) -> Tensor:
     width = x.shape[-1]
     for index in range(count):
         y = _conv(x, width, 3, dtype, f"{name}{index}_first", activation="relu")
-        small = keras.initializers.VarianceScaling(0.1)
-        y = _conv(y, width, 3, dtype, f"{name}{index}_second", kernel_initializer=small)
+        y = _conv(y, width, 3, dtype, f"{name}{index}_second", gain=0.1)
         x = layers.Add(dtype=dtype, name=f"kernel_{name}{index}_add")([x, y])
     return x

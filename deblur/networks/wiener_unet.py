@@ -44,7 +44,7 @@ from keras import layers, ops
 
 from deblur import blur
 from deblur.networks import kernel as kernels
-from deblur.networks.spread import DepthToSpace
+from deblur.networks.convolution import DepthToSpace, conv, up
 from deblur.networks.wiener import Guess, WienerDetail
 
 Tensor = Any
@@ -142,21 +142,19 @@ def generator(
     x = layers.Concatenate(dtype="float32", name="seen")([signed, details])
 
     # === Down ===
-    x = _conv(x, widths[0], 6, dtype, "stem", strides=2)
+    x = conv(x, widths[0], 6, dtype, "stem", strides=2)
     skips = []
     for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         if level > 0:
             skips.append(x)
-            x = _conv(x, width, 2, dtype, f"down{level}", strides=2)
+            x = conv(x, width, 2, dtype, f"down{level}", strides=2)
         for index in range(count):
             x = _block(x, width, hidden[level], dtype, f"down{level}_{index}")
 
     # === Up ===
     common = _context(x, context, dtype) if context else None
     for level in reversed(range(len(skips))):
-        x = _conv(x, 4 * widths[level], 1, dtype, f"up{level}")
-        x = DepthToSpace(dtype=dtype, name=f"up{level}_spread")(x)
-        x = layers.Add(dtype=dtype, name=f"up{level}_skip")([x, skips[level]])
+        x = up(x, skips[level], dtype, f"up{level}")
         for index in range(blocks[level]):
             x = _block(x, widths[level], hidden[level], dtype, f"up{level}_{index}", common)
 
@@ -180,23 +178,9 @@ def generator(
     return keras.Model(picture, restored, name="generator")
 
 
-def _conv(x: Tensor, filters: int, kernel: int, dtype: str, name: str, **options: Any) -> Tensor:
-    gain = options.pop("gain", 1.0)
-    initializer = keras.initializers.VarianceScaling(gain)
-    return layers.Conv2D(
-        filters,
-        kernel,
-        padding="same",
-        kernel_initializer=initializer,
-        dtype=dtype,
-        name=name,
-        **options,
-    )(x)
-
-
 def _context(x: Tensor, size: int, dtype: str) -> Tensor:
     """Return (B, 1, 1, size) of what features have in common, wherever in the picture they are."""
-    x = _conv(x, size, 1, dtype, "context_seen", gain=2.0, activation="relu")
+    x = conv(x, size, 1, dtype, "context_seen", gain=2.0, activation="relu")
     x = layers.GlobalAveragePooling2D(keepdims=True, dtype="float32", name="context_mean")(x)
     return layers.Dense(size, "relu", dtype=dtype, name="context")(x)
 
@@ -204,7 +188,7 @@ def _context(x: Tensor, size: int, dtype: str) -> Tensor:
 def _block(
     x: Tensor, filters: int, hidden: int, dtype: str, name: str, common: Tensor | None = None
 ) -> Tensor:
-    y = _conv(x, hidden, 3, dtype, f"{name}_in", gain=2.0, activation="relu")
+    y = conv(x, hidden, 3, dtype, f"{name}_in", gain=2.0, activation="relu")
     if common is not None:
         # 1 at first, so that a network without context can be gone on from.
         scale = layers.Dense(
@@ -216,7 +200,7 @@ def _block(
         )(common)
         y = layers.Multiply(dtype=dtype, name=f"{name}_scaled")([y, scale])
     # Small, so that a deep stack without normalisation starts near the identity.
-    y = _conv(y, filters, 3, dtype, f"{name}_out", gain=0.1)
+    y = conv(y, filters, 3, dtype, f"{name}_out", gain=0.1)
     return layers.Add(dtype=dtype, name=f"{name}_add")([x, y])
 
 
@@ -240,7 +224,7 @@ def discriminator(dtype: str = "float32", *, width: int = 32) -> keras.Model:
     x = layers.Subtract(dtype="float32", name="fine")([picture, coarse])
     x = layers.Rescaling(8.0, dtype="float32", name="eightfold")(x)
     for index, (factor, stride) in enumerate(_JUDGE):
-        x = _conv(x, factor * width, 3, dtype, f"judge{index}", gain=2.0, strides=stride)
+        x = conv(x, factor * width, 3, dtype, f"judge{index}", gain=2.0, strides=stride)
         x = layers.LeakyReLU(0.2, dtype=dtype, name=f"judge{index}_act")(x)
     logits = layers.Conv2D(1, 3, padding="same", dtype="float32", name="logits")(x)
     return keras.Model([blurred, picture], logits, name="discriminator")

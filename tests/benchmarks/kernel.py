@@ -92,7 +92,9 @@ class Examples:
         shape = (count, SIZE_PX, SIZE_PX, 3)
         self.sharp, self.blurred, self.restored = (np.zeros(shape, np.uint8) for _ in range(3))
         self.kernels = np.zeros((count, SIDE, SIDE), np.float32)
-        self.maps, self.levels = np.zeros((count, SIDE, SIDE, 9), np.float32), np.zeros((count, 4))
+        self.maps, self.levels = (
+            np.zeros((count, *shape), np.float32) for shape in ((SIDE, SIDE, 9), (4,))
+        )
         restore, evidence = compiled(generator), tf.function(kernels.Evidence())
         for start in range(0, count, TILE_BATCH):
             window = slice(start, start + TILE_BATCH)
@@ -214,7 +216,7 @@ class Kernels(_Phase):
         examples = self.examples
         turn = int(self.rng.integers(8))
         maps, true = turned(examples.maps[chosen], examples.kernels[chosen], turn)
-        return [maps, examples.levels[chosen].astype(np.float32), true]
+        return [maps, examples.levels[chosen], true]
 
     def loss(self, *inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         maps, levels, true = inputs
@@ -232,7 +234,7 @@ class Joint(_Phase):
         examples = self.examples
         pictures = (examples.blurred, examples.restored, examples.sharp)
         units = [each[chosen].astype(np.float32) / 255 for each in pictures]
-        levels = examples.levels[chosen].astype(np.float32)
+        levels = examples.levels[chosen]
         return [examples.maps[chosen], levels, examples.kernels[chosen], *units]
 
     def loss(self, *inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
