@@ -22,6 +22,7 @@ _ANSWER_S = 10.0  # for the first answer of a dashboard; Ray itself would wait f
 _READY_S = 120.0
 _NOT_READY = "No available agent to submit job"
 _ASK_AGAIN_S = 2.0
+_LOST = 5  # times in a row that contact may be lost before a job is not sent again
 
 
 class Client(Protocol):
@@ -101,7 +102,7 @@ def fresh_name(word: str) -> str:
 
 
 def send(client: Client, entrypoint: str, folder: str, name: str) -> None:
-    """Submit a job, again while the cluster is not ready to take any.
+    """Submit a job, again while the cluster is not ready to take any, or contact with it is lost.
 
     The name makes it one job, however often it is sent.
 
@@ -115,7 +116,7 @@ def send(client: Client, entrypoint: str, folder: str, name: str) -> None:
         FileExistsError: if the cluster has another job of this name.
         Exception: one of `failures`, if it does not take the job.
     """
-    end, sent = time.monotonic() + _READY_S, False
+    end, sent, lost = time.monotonic() + _READY_S, False, 0
     while True:
         try:
             client.submit_job(
@@ -127,10 +128,14 @@ def send(client: Client, entrypoint: str, folder: str, name: str) -> None:
                 if sent:  # it was taken, and the answer came too late
                     return
                 raise FileExistsError(name) from error
-            if _NOT_READY not in str(error) or time.monotonic() > end:
+            not_ready = _NOT_READY in str(error)
+            # What Ray's client raises of connections that break, or are refused, are OSErrors.
+            lost = lost + 1 if isinstance(error, OSError) else 0
+            if not (not_ready or lost) or lost > _LOST or time.monotonic() > end:
                 raise
         if not sent:
-            note("the cluster is not ready to take jobs yet; trying again")
+            what = "the cluster is not ready to take jobs yet" if not_ready else "lost contact"
+            note(f"{what}; trying again")
         sent = True
         time.sleep(_ASK_AGAIN_S)
 
