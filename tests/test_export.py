@@ -62,11 +62,12 @@ def exported(model: Path, out: Path, form: export.Format) -> dict[str, Any]:
 
 
 def test_onnx_runtime_computes_the_same(
-    model: Path, tmp_path: Path, crops: list[np.ndarray]
+    model: Path, tmp_path: Path, crops: list[np.ndarray], capfd: pytest.CaptureFixture[str]
 ) -> None:
     import onnxruntime
 
     exported(model, tmp_path, "onnx")
+    assert capfd.readouterr().err == f"mine ({NETWORK}) is in {tmp_path}\n"
     generator = models.load(open_store(model), "float32").generator
     session = onnxruntime.InferenceSession(
         tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
@@ -117,10 +118,3 @@ def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no model"):
         export.run(export.Options(str(tmp_path / "nowhere"), str(tmp_path)))
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_prints_nothing_but_its_line(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    exported(model, tmp_path, "onnx")
-    assert capfd.readouterr().err == f"mine ({NETWORK}) is in {tmp_path}\n"
