@@ -48,7 +48,7 @@ class Options:
     licence: str = ""
     "Under what licence the model may be used, for its card: that is for its photos to allow."
     network: str | None = None
-    "pix2pix (the report's, 57 M), pix2pix-small, wiener-photo or its -deep, wiener-box14 or its -deep, -deeper."
+    "pix2pix (the report's, 57 M), pix2pix-small, wiener-photo (or -deep, -kernel), wiener-box14 (or -deep, -deeper, -lean)."
     epochs: int | None = None
     "Times that every photo is seen."
     batch_size: int | None = None
