@@ -19,6 +19,7 @@ from rich.console import Console
 from deblur import __version__
 from deblur.errors import DeblurError
 from jobs import runtime
+from jobs.progress import note
 
 # Name -> what it does, and an example that works when pasted after the ones above it.
 JOBS = {
@@ -66,12 +67,10 @@ def _run(words: list[str]) -> int:
     try:
         summary = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:
-        runtime.note(
-            f"deblur: see `deblur {words[0] + ' ' if words and words[0] in JOBS else ''}--help`"
-        )
+        note(f"deblur: see `deblur {words[0] + ' ' if words and words[0] in JOBS else ''}--help`")
         return 2
     except KeyboardInterrupt:
-        runtime.note("deblur: interrupted; the same command goes on where it was")
+        note("deblur: interrupted; the same command goes on where it was")
         return 130
     except Exception as raised:  # the boundary of the program
         if verbose:
@@ -95,11 +94,11 @@ def _tell(summary: str) -> None:
 def _explain(error: BaseException, verbose: bool) -> int:
     """Say in a line or two what went wrong, and return the exit code."""
     if isinstance(error, DeblurError):
-        runtime.note(f"deblur: error: {error}")
+        note(f"deblur: error: {error}")
         return error.exit_code
-    runtime.note(f"deblur: error: the job failed: {_in_short(error)}")
+    note(f"deblur: error: the job failed: {_in_short(error)}")
     if not verbose:
-        runtime.note("deblur: run it again with --verbose for the whole trace")
+        note("deblur: run it again with --verbose for the whole trace")
     return 1
 
 

@@ -16,7 +16,8 @@ from cyclopts import Parameter
 
 from deblur import blur, photo
 from jobs import evaluate, preprocess, restore, restore_report, train
-from jobs.runtime import Cluster, cluster, note
+from jobs.progress import note
+from jobs.runtime import Cluster, cluster
 
 _RECIPE = _SHIPPED = "box14"  # the blur, and the model that undoes it
 _EPOCHS = 12  # 96 steps: half a minute on two cores

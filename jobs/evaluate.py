@@ -27,16 +27,8 @@ from deblur.errors import DeblurError, UsageError
 from deblur.storage import Store, open_store
 from jobs.evaluate_figures import Result, extremes, figures, gains, is_example
 from jobs.evaluate_methods import Choice, Evaluate, prior_of, row_names
-from jobs.runtime import (
-    RETRIES,
-    Cluster,
-    Progress,
-    bounded_retries,
-    cluster,
-    note,
-    require_gpus,
-    versions,
-)
+from jobs.progress import Progress, note
+from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_gpus, versions
 
 PAGE = "report.html"
 FIGURES = "evaluation.json"

@@ -21,7 +21,8 @@ from deblur import models
 from deblur.errors import UsageError
 from deblur.networks import network
 from deblur.storage import Store, open_store
-from jobs.runtime import hushed, note
+from jobs.progress import note
+from jobs.runtime import hushed
 
 Format = Literal["onnx", "savedmodel", "float16"]
 

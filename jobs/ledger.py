@@ -23,7 +23,7 @@ from cyclopts import Parameter
 from deblur import ledger
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store, reason
-from jobs.runtime import note
+from jobs.progress import note
 
 _MOST_REASONS = 20
 _MOST_LETTERS = 100  # of a key or reason in the table

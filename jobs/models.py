@@ -12,7 +12,7 @@ from typing import Any
 from cyclopts import Parameter
 
 from deblur import models
-from jobs.runtime import note
+from jobs.progress import note
 
 
 @Parameter(name="*")

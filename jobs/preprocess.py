@@ -22,7 +22,8 @@ from deblur import copies, keys, pairs, places365
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.preprocess_shards import Shard, ShardMaker, bundles
-from jobs.runtime import RETRIES, Cluster, Progress, bounded_retries, cluster, counts, note, warn
+from jobs.progress import Progress, counts, note, warn
+from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster
 
 _SPLITS = ("train", "test")
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work

@@ -24,19 +24,11 @@ from deblur.networks import network
 from deblur.restorer import TILE_BATCH
 from deblur.storage import Entry, Store, below
 from jobs import restore_plan
+from jobs.progress import Progress, note, warn
 from jobs.restore_estimate import estimate
 from jobs.restore_report import Pages, Tally, account, warn_of
 from jobs.restore_stages import Deliver, Fetch, Restore, Treatment
-from jobs.runtime import (
-    RETRIES,
-    Cluster,
-    Progress,
-    bounded_retries,
-    cluster,
-    note,
-    require_gpus,
-    warn,
-)
+from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_gpus
 
 # A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
 _BLOCK_BYTES = 1 << 20

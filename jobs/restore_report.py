@@ -13,9 +13,10 @@ from deblur.errors import DeblurError, PhotoError
 from deblur.models import Card
 from deblur.restorer import TILE_BATCH
 from deblur.storage import Store, below, reason
+from jobs.progress import note, warn
 from jobs.restore_packs import STEPS
 from jobs.restore_plan import Plan
-from jobs.runtime import cause, note, warn
+from jobs.runtime import cause
 
 PAGE = "_deblur/report.html"
 _SHOWN = 6

@@ -25,7 +25,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import refuse_secrets
-from jobs.runtime import note, warn
+from jobs.progress import note, warn
 from jobs.submit_dashboard import Client, connect, dashboard, failures, fresh_name, reason, send
 from jobs.submit_output import Output
 

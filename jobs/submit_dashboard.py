@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from deblur.errors import DeblurError, UsageError
-from jobs.runtime import note
+from jobs.progress import note
 
 _ANSWER_S = 10.0  # for the first answer of a dashboard; Ray itself would wait for minutes
 # A cluster's dashboard answers some seconds before a node of it can take jobs. Ray 2.60 waits for 10 s,

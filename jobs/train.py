@@ -23,7 +23,8 @@ from deblur.networks import network
 from deblur.sampling import Order
 from deblur.storage import Store, below, open_store
 from jobs import train_run, train_source
-from jobs.runtime import Cluster, cluster, note, warn
+from jobs.progress import note, warn
+from jobs.runtime import Cluster, cluster
 
 # As many validations at most and at least, unless the user says how often; those within an epoch are
 # so many steps apart that they take little of the time.
@@ -48,7 +49,7 @@ class Options:
     licence: str = ""
     "Under what licence the model may be used, for its card: that is for its photos to allow."
     network: str | None = None
-    "pix2pix (the report's, 57 M), pix2pix-small, wiener-photo (or -deep, -kernel), wiener-box14 (or -deep, -deeper, -lean)."
+    "pix2pix (57 M) or its -small, wiener-photo or its -deep, -kernel, wiener-box14 or its -deep, -deeper, -lean."
     epochs: int | None = None
     "Times that every photo is seen."
     batch_size: int | None = None

@@ -20,7 +20,8 @@ from deblur.examples import Maker
 from deblur.networks import network
 from deblur.storage import Store
 from jobs import train_run, train_source
-from jobs.runtime import Progress, require_gpus
+from jobs.progress import Progress
+from jobs.runtime import require_gpus
 from jobs.tensorflow_backend import TensorflowConfig
 from jobs.train_data import TASK_CPUS, Album
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
@@ -49,7 +50,7 @@ def fit(
     ahead = math.ceil(max(sum(nodes) - workers[1] * cpus, 0) / TASK_CPUS / workers[1]) + 1
     filesystem, path = home.arrow()
     home.delete(FAILURE)
-    trainer = DataParallelTrainer(
+    trainer = _Trainer(
         _train_worker,
         train_loop_config={
             "home": home, "plan": plan, "album": album, "name": options.name, "licence": options.licence,
@@ -78,6 +79,13 @@ def fit(
         trainer.fit()
     if home.exists(FAILURE):
         raise DeblurError(json.loads(home.read(FAILURE))["error"])
+
+
+class _Trainer(DataParallelTrainer):
+    """Leaves Ctrl-C as it is, where Ray's own handler ends the process at once, with 1 and without a word."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 @contextmanager

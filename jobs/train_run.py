@@ -15,7 +15,8 @@ from deblur import models
 from deblur.errors import DeblurError, UsageError
 from deblur.recipes import Recipe
 from deblur.storage import Store
-from jobs.runtime import Progress, versions
+from jobs.progress import Progress
+from jobs.runtime import versions
 
 CONFIGURATION = "config.json"
 MODEL = "model"

@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -8,31 +10,24 @@ from deblur.errors import DeblurError, UsageError
 from jobs import runtime
 
 
-def test_progress_tells_state_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(runtime.time, "monotonic", lambda: now)
-    with runtime.Progress("restore", 100, "photos") as progress:
-        now = 50.0  # starting does not count
-        progress.advance(10)
-        now = 61.0
-        progress.advance(22)
-        now = 72.0
-        progress.advance(22, "loss 3")
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "restore: 10 of 100 photos",
-        "restore: 32 of 100 photos, 2.0/s, 34 s left",
-        "restore: 54 of 100 photos, loss 3, 23 s left",
-    ]
-
-
 def test_hushed_keeps_the_descriptor_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     with runtime.hushed():
         os.write(2, b"chatter\n")
     os.write(2, b"news\n")
     assert capfd.readouterr().err == "news\n"
+
+
+def test_a_process_that_is_asked_to_end_is_interrupted() -> None:
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with runtime._terminable():
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # who asks again is not put off
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

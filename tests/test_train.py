@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -24,7 +25,8 @@ from deblur.sampling import Order
 from deblur.storage import LocalStore, open_store
 from deblur.training import Training
 from jobs import preprocess, train, train_data, train_group, train_record, train_run, train_source
-from jobs.runtime import Cluster, Progress, duration, require_gpus
+from jobs.progress import Progress, duration
+from jobs.runtime import Cluster, require_gpus
 from jobs.train_record import live_text
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -95,6 +97,11 @@ def test_run_leaves_everything_behind(trained: Path) -> None:
     assert run["plan"]["fingerprint"] == pairs.read_dataset(open_store(run["source"])).fingerprint
     assert {"deblur", "keras", "tensorflow", "ray", "python"} == set(run["versions"])
     assert run["command"].startswith("deblur ")
+
+
+@pytest.mark.usefixtures("trained")
+def test_ctrl_c_is_what_it_was() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_tensorboard_has_all_figures(trained: Path) -> None:
