@@ -78,6 +78,8 @@ def cluster(where: Cluster) -> Iterator[None]:
     try:
         with hushed(not where.verbose):
             ray.init(address=address, **arguments)
+    except SystemExit as end:  # Ray's answer to SIGTERM, from here on until ours
+        raise KeyboardInterrupt from end
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
             raise DeblurError(f"Ray does not start on this machine: {error}") from error

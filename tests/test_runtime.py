@@ -30,6 +30,18 @@ def test_a_process_that_is_asked_to_end_is_interrupted() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_so_is_one_that_starts_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        sys.exit(signal.SIGTERM)  # as Ray's own handler does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(KeyboardInterrupt), runtime.cluster(runtime.Cluster()):
+        raise AssertionError("it went on")
+
+
 def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
