@@ -21,7 +21,7 @@ from tests.test_models import card_of
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tf2onnx")
 
 SAMPLES = Path(models.__file__).parent / "samples"
-NETWORK = "wiener-photo-kernel"  # the default's, with all kinds of layers
+NETWORK = "wiener-photo-lean"  # the default's, with all kinds of layers
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,10 @@ def _places(size: int) -> np.ndarray:
 
 
 def _complex(spectrum: Spectrum) -> np.ndarray:
-    return np.asarray(spectrum.real) + 1j * np.asarray(spectrum.imaginary)
+    """Return it with the frequencies down in rising order, as `fftshift` has them."""
+    found = np.asarray(spectrum.real) + 1j * np.asarray(spectrum.imaginary)
+    above, below = np.split(found, 2, axis=-2)
+    return np.concatenate([below[..., ::-1, :], above], axis=-2)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (528, 272)])

@@ -358,7 +358,7 @@ def test_a_context_says_nothing_at_first_and_then_the_same_everywhere(blurred: n
     assert np.abs(np.asarray(told(given) - plain(given))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["wiener-box14-lean", "wiener-photo", "wiener-photo-kernel"])
+@pytest.mark.parametrize("name", ["wiener-box14-lean", "wiener-photo", "wiener-photo-lean"])
 @pytest.mark.parametrize("size", [(16, 16), (48, 80), (272, 32)])
 def test_any_multiple_of_the_stride(name: str, size: tuple[int, int]) -> None:
     given = np.random.default_rng(0).random((2, *size, 3), dtype=np.float32)
@@ -398,7 +398,7 @@ def test_the_discriminator_judges_fine_detail_alone(blurred: np.ndarray) -> None
 
 def test_both_fit_the_package() -> None:
     """Two models in 16 bits a weight, in 32 MB."""
-    names = ("wiener-box14-lean", "wiener-photo-kernel")
+    names = ("wiener-box14-lean", "wiener-photo-lean")
     assert sum(2 * built(name, "generator").count_params() for name in names) < 32e6
 
 

@@ -302,7 +302,7 @@ def test_photos_are_drawn_when_their_tiles_are_needed() -> None:
 # === With a network ===
 
 
-@pytest.mark.parametrize("name", [NETWORK, "wiener-box14-lean", "wiener-photo-kernel"])
+@pytest.mark.parametrize("name", [NETWORK, "wiener-box14-lean", "wiener-photo-lean"])
 def test_a_tile_is_rounded_alike_in_all_places_of_a_call(name: str) -> None:
     """To the bit, whatever the CPU; the black that fills a call up is a neighbour like any."""
     keras.utils.set_random_seed(0)

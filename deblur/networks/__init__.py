@@ -81,6 +81,11 @@ _PHOTO_DEEP = replace(
     generator_arguments={"recipe": "photo", "blocks": (1, 1, 3, 4), "context": 256},
     fitted_from=("wiener-photo",),
 )
+_PHOTO_KERNEL = replace(
+    _PHOTO_DEEP,
+    generator_arguments={**_PHOTO_DEEP.generator_arguments, "kernel": True},
+    fitted_from=("wiener-photo-deep", "wiener-photo-lean"),
+)
 
 NETWORKS: Mapping[str, Network] = {
     "pix2pix": _PIX2PIX,  # the report's
@@ -103,10 +108,11 @@ NETWORKS: Mapping[str, Network] = {
     ),
     "wiener-photo": _PHOTO,
     "wiener-photo-deep": _PHOTO_DEEP,
-    "wiener-photo-kernel": replace(
-        _PHOTO_DEEP,
-        generator_arguments={**_PHOTO_DEEP.generator_arguments, "kernel": True},
-        fitted_from=("wiener-photo-deep",),
+    "wiener-photo-kernel": _PHOTO_KERNEL,
+    "wiener-photo-lean": replace(
+        _PHOTO_KERNEL,
+        generator_arguments={**_PHOTO_KERNEL.generator_arguments, "hidden": (32, 64, 64, 128)},
+        fitted_from=("wiener-photo-kernel",),
     ),
 }
 

@@ -43,6 +43,8 @@ class Spectrum(NamedTuple):
 class Grid:
     """The frequencies of a torus, (down, across), those across from 0 on, as those of a real picture are.
 
+    Those down are 0, 1 ... m - 1 and -1, -2 ... -m: products with the waves of 0 to m serve both.
+
     Args:
         height, width: of the torus in pixels, multiples of 4.
         lower: whether only the lower half of the frequencies are taken, in both directions.
@@ -56,11 +58,12 @@ class Grid:
         most = [side // 4 if lower else side // 2 for side in (height, width)]
         # The highest frequency of an even side is its own negative. The lower half of the frequencies is
         # without its upper bound: of numbers that are no multiple of a vector's CPUs round the last otherwise.
-        self._down = ops.arange(2 * most[0], dtype="int32") - most[0]
+        self._down = ops.arange(most[0] + 1, dtype="int32")
         self._across = ops.arange(most[1] + (not lower), dtype="int32")
+        down = ops.concatenate([self._down[:-1], -self._down[1:]])
         v, u = (
             2 * math.pi * ops.cast(orders, "float32") / ops.cast(side, "float32")
-            for orders, side in ((self._down, height), (self._across, width))
+            for orders, side in ((down, height), (self._across, width))
         )
         self.v, self.u = v[:, None], u
 
@@ -99,18 +102,35 @@ class Places(NamedTuple):
         """Return the spectrum of (..., H, W) float32 values at these places, with nothing elsewhere."""
         real = ops.matmul(values, ops.transpose(self.across.cosines))
         imaginary = -ops.matmul(values, ops.transpose(self.across.sines))
+        cosines, sines = self.down
+        even = Spectrum(ops.matmul(cosines, real), ops.matmul(cosines, imaginary))
+        odd = Spectrum(ops.matmul(sines, imaginary), -ops.matmul(sines, real))
         return Spectrum(
-            ops.matmul(self.down.cosines, real) + ops.matmul(self.down.sines, imaginary),
-            ops.matmul(self.down.cosines, imaginary) - ops.matmul(self.down.sines, real),
+            *(
+                ops.concatenate([(a + b)[..., :-1, :], (a - b)[..., 1:, :]], axis=-2)
+                for a, b in zip(even, odd, strict=True)
+            )
         )
 
     def synthesise(self, spectrum: Spectrum) -> Tensor:
         """Return the values at these places, which are not mirrored, that have the spectrum."""
-        part = spectrum.scaled(self.share)
-        cosines, sines = ops.transpose(self.down.cosines), ops.transpose(self.down.sines)
-        real = ops.matmul(cosines, part.real) - ops.matmul(sines, part.imaginary)
-        imaginary = ops.matmul(cosines, part.imaginary) + ops.matmul(sines, part.real)
+        parts = [ops.split(each, 2, axis=-2) for each in spectrum.scaled(self.share)]
+        (even_real, odd_real), (even_imaginary, odd_imaginary) = (
+            (_below(up) + _above(down), _below(up) - _above(down)) for up, down in parts
+        )
+        cosines, sines = (ops.transpose(waves) for waves in self.down)
+        real = ops.matmul(cosines, even_real) - ops.matmul(sines, odd_imaginary)
+        imaginary = ops.matmul(cosines, even_imaginary) + ops.matmul(sines, odd_real)
         return ops.matmul(real, self.across.cosines) - ops.matmul(imaginary, self.across.sines)
+
+
+def _below(values: Tensor) -> Tensor:
+    """Return (..., F, N) values with a row of zeros below them."""
+    return ops.concatenate([values, ops.zeros_like(values[..., :1, :])], axis=-2)
+
+
+def _above(values: Tensor) -> Tensor:
+    return ops.concatenate([ops.zeros_like(values[..., :1, :]), values], axis=-2)
 
 
 def _waves(orders: Tensor, places: Tensor, period: Any, mirror: int = 0) -> _Waves:
