@@ -111,7 +111,7 @@ NETWORKS: Mapping[str, Network] = {
     "wiener-photo-kernel": _PHOTO_KERNEL,
     "wiener-photo-lean": replace(
         _PHOTO_KERNEL,
-        generator_arguments={**_PHOTO_KERNEL.generator_arguments, "hidden": (32, 64, 64, 128)},
+        generator_arguments={**_PHOTO_KERNEL.generator_arguments, "hidden": (32, 64, 48, 96)},
         fitted_from=("wiener-photo-kernel",),
     ),
 }

@@ -31,18 +31,20 @@ REACH = 24
 _LUMA = (0.2126, 0.7152, 0.0722)  # of linear light, ITU-R BT.709
 
 
+# IEC 61966-2-1: a line, then a curve. As sums of both, since `ops.where` takes more time than the power.
+_DISPLAY_KNEE, _LIGHT_KNEE = 0.04045, 0.0031308
+
+
 def to_light(display: Tensor) -> Tensor:
-    """Return the linear light of display values, IEC 61966-2-1, which are clipped to [0, 1]."""
-    display = ops.clip(display, 0.0, 1.0)
-    curved = _power((display + 0.055) / 1.055, 2.4)
-    return ops.where(display <= 0.04045, display / 12.92, curved)
+    """Return the linear light of display values, which are clipped to [0, 1]."""
+    line = (ops.clip(display, 0.0, _DISPLAY_KNEE) - _DISPLAY_KNEE) / 12.92
+    return line + _power((ops.clip(display, _DISPLAY_KNEE, 1.0) + 0.055) / 1.055, 2.4)
 
 
 def to_display(light: Tensor) -> Tensor:
     """Return the display values of linear light, which is clipped to [0, 1]."""
-    light = ops.clip(light, 1e-6, 1.0)
-    curved = 1.055 * _power(light, 1 / 2.4) - 0.055
-    return ops.where(light <= 0.0031308, 12.92 * light, curved)
+    line = 12.92 * (ops.clip(light, 0.0, _LIGHT_KNEE) - _LIGHT_KNEE)
+    return line + 1.055 * _power(ops.clip(light, _LIGHT_KNEE, 1.0), 1 / 2.4) - 0.055
 
 
 def _power(positive: Tensor, exponent: float) -> Tensor:
