@@ -26,14 +26,22 @@ from cyclopts import App, CycloptsError, Parameter
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import refuse_secrets
 from jobs.progress import note, warn
-from jobs.submit_dashboard import Client, connect, dashboard, failures, fresh_name, reason, send
+from jobs.submit_dashboard import (
+    LOST,
+    Client,
+    connect,
+    dashboard,
+    failures,
+    fresh_name,
+    reason,
+    send,
+)
 from jobs.submit_output import Output
 
 _SUBMITTABLE = ("preprocess", "train", "restore", "evaluate", "demo")
 _PLACES = ("source", "destination", "pairs", "run", "report", "folder", "model", "start_from")
 _MODELS = {"model", "start_from"}  # which may be the names of shipped ones
 
-_LOST = 5  # times in a row that contact may be lost before we give up following
 _RECONNECT_S = 2.0
 _POLL_S = 1.0
 _SILENCE_S = 60.0  # after which the job is asked for; one of ours says something every ten seconds
@@ -159,7 +167,7 @@ def follow(client: Client, job: str) -> dict[str, Any]:
         except failures():
             # Mostly a port-forward or a proxy that gave up. The output comes again from its start.
             lost = 1 if output.seen > before else lost + 1
-            if lost > _LOST:
+            if lost > LOST:
                 raise
             time.sleep(_RECONNECT_S)
             continue

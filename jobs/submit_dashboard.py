@@ -22,7 +22,8 @@ _ANSWER_S = 10.0  # for the first answer of a dashboard; Ray itself would wait f
 _READY_S = 120.0
 _NOT_READY = "No available agent to submit job"
 _ASK_AGAIN_S = 2.0
-_LOST = 5  # times in a row that contact may be lost before a job is not sent again
+LOST = 5
+"""Times in a row that contact may be lost before we give up sending or following a job."""
 
 
 class Client(Protocol):
@@ -131,7 +132,7 @@ def send(client: Client, entrypoint: str, folder: str, name: str) -> None:
             not_ready = _NOT_READY in str(error)
             # What Ray's client raises of connections that break, or are refused, are OSErrors.
             lost = lost + 1 if isinstance(error, OSError) else 0
-            if not (not_ready or lost) or lost > _LOST or time.monotonic() > end:
+            if not (not_ready or lost) or lost > LOST or time.monotonic() > end:
                 raise
         if not sent:
             what = "the cluster is not ready to take jobs yet" if not_ready else "lost contact"

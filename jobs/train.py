@@ -49,7 +49,7 @@ class Options:
     licence: str = ""
     "Under what licence the model may be used, for its card: that is for its photos to allow."
     network: str | None = None
-    "pix2pix or its -small, wiener-photo or its -deep, -kernel, -lean, wiener-box14 or its -deep, -deeper, -lean."
+    "pix2pix (the report's, 57 M), -small; wiener-photo, -deep, -kernel, -lean; wiener-box14, -deep, -deeper, -lean."
     epochs: int | None = None
     "Times that every photo is seen."
     batch_size: int | None = None

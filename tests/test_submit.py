@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -501,7 +502,10 @@ def head() -> Iterator[str]:
         )  # fmt: skip
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        _wait_for(lambda: _answers(f"{address}/api/version"), 300, folder / "log")
+        # It answers some seconds before it takes jobs.
+        _wait_for(
+            lambda: _answers(f"{address}/api/jobs/", b'{"entrypoint": "true"}'), 300, folder / "log"
+        )
         yield address
     finally:
         ours = [process.pid, *_descendants(process.pid)]
@@ -514,9 +518,10 @@ def head() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, sent: bytes) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError), opener.open(url, timeout=2):
+    request = urllib.request.Request(url, sent, {"Content-Type": "application/json"})
+    with contextlib.suppress(OSError, http.client.HTTPException), opener.open(request, timeout=30):
         return True
     return False
 
@@ -561,10 +566,8 @@ def test_a_cluster_runs_the_command(head: str, tmp_path: Path, photos: Any) -> N
     words = ["preprocess", str(source), str(pairs), "--train", "2", "--test", "1", "--size", "64"]
     done = _deblur_submit(head, "--submission-id", "first", "--", *words)
     assert done.returncode == 0, done.stderr
-    # As on a busy machine.
-    busy = ("preprocess: ", "the cluster is not ready to take jobs yet; ", "lost contact; ")
-    told = [line for line in done.stderr.splitlines() if not line.startswith(busy)]
-    assert told == [
+    told = [line for line in done.stderr.splitlines() if not line.startswith("preprocess: ")]
+    assert told == [  # and on a busy machine how far it is
         f"note: {source}, {pairs}: on the cluster, not on this machine; "
         "several nodes must share the folder",
         f"submitted first: {shlex.join(['deblur', *words])}",

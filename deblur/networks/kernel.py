@@ -31,12 +31,13 @@ REACH = 24
 _LUMA = (0.2126, 0.7152, 0.0722)  # of linear light, ITU-R BT.709
 # IEC 61966-2-1: a line, then a curve. As sums of both, since `ops.where` takes more time than the power.
 _DISPLAY_KNEE, _LIGHT_KNEE = 0.04045, 0.0031308
+_CURVE_FROM = 0.0031308104  # light at the knee, and float32's error more: black is 0
 
 
 def to_light(display: Tensor) -> Tensor:
     """Return the linear light of display values, which are clipped to [0, 1]."""
-    line = (ops.clip(display, 0.0, _DISPLAY_KNEE) - _DISPLAY_KNEE) / 12.92
-    return line + _power((ops.clip(display, _DISPLAY_KNEE, 1.0) + 0.055) / 1.055, 2.4)
+    curve = _power((ops.clip(display, _DISPLAY_KNEE, 1.0) + 0.055) / 1.055, 2.4)
+    return ops.clip(display, 0.0, _DISPLAY_KNEE) / 12.92 + ops.maximum(curve - _CURVE_FROM, 0.0)
 
 
 def to_display(light: Tensor) -> Tensor:
