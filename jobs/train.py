@@ -9,6 +9,7 @@ that is killed, and goes on with more workers or fewer, takes the same steps.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from contextlib import ExitStack
@@ -56,6 +57,8 @@ class Options:
     "Photos a step, shared by all workers."
     learning_rate: float | None = None
     "Of the whole batch, however many workers share it."
+    adversarial_weight: float | None = None
+    "Of the GAN's loss beside the pixels'; with 0 there is no discriminator."
     size: int | None = None
     "Side of the crops in pixels."
     blur: str | None = None
@@ -141,7 +144,7 @@ def _recipe(options: Options, start: models.Card | None) -> recipes.Recipe:
     Raises:
         UsageError: if the named network cannot begin with that model.
     """
-    names = ("network", "epochs", "max_steps", "batch_size", "learning_rate")
+    names = "network", "epochs", "max_steps", "batch_size", "learning_rate", "adversarial_weight"
     given = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in given.items() if value is not None}
     recipe = replace(recipes.recipe(options.recipe), **chosen)
@@ -261,8 +264,10 @@ def _check(options: Options, recipe: recipes.Recipe) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-    if recipe.learning_rate <= 0:
+    if not 0 < recipe.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {recipe.learning_rate:g}: expected more than 0")
+    if not 0 <= recipe.adversarial_weight < math.inf:
+        raise UsageError(f"--adversarial-weight {recipe.adversarial_weight:g}: expected 0 or more")
     if not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
     if options.gpus_per_worker > 1 and not options.gpu:

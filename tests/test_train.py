@@ -239,6 +239,15 @@ def test_the_network_is_that_of_the_model_to_start_from(trained: Path) -> None:
         assert train._recipe(asked, start).network == f"wiener-box14-{network}"
 
 
+def test_an_option_replaces_a_part_of_the_recipe() -> None:
+    asked = train.Options("photos", "run", recipe="adversarial", adversarial_weight=0.5, epochs=3)
+    expected = replace(recipes.ADVERSARIAL, adversarial_weight=0.5, epochs=3)
+    assert train._recipe(asked, None) == expected
+    # Which is given, though it is false.
+    without = train.Options("photos", "run", recipe="report", adversarial_weight=0.0)
+    assert train._recipe(without, None).adversarial_weight == 0
+
+
 @pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])
 def test_the_last_is_kept_where_psnr_is_not_the_aim(
     monkeypatch: pytest.MonkeyPatch, name: str, kept: int
@@ -335,6 +344,9 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
             "size": 100, "network": "wiener-photo",
         },
         "--learning-rate 0: expected more": {"learning_rate": 0.0},
+        "--learning-rate nan: expected more": {"learning_rate": float("nan")},
+        "--adversarial-weight -1: expected 0 or more": {"adversarial_weight": -1.0},
+        "--adversarial-weight nan": {"adversarial_weight": float("nan")},
         "--seed -1": {"seed": -1},
         "--gpus-per-worker 2 is for --gpu": {"gpus_per_worker": 2},
         "--parts 3: of 1 workers each has 4 photos of a batch of 4": {"parts": 3, "batch_size": 4},
