@@ -66,6 +66,12 @@ def _explained(store: Store, key: str) -> Iterator[None]:
         ) from error
 
 
+def rows(tables: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of some tables as tuples."""
+    for table in tables:
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
 def aligned(table: Any, schema: Any, columns: Sequence[str] | None) -> Any:
     """Return these columns, nulls for those that an earlier version has not written.
 
@@ -78,6 +84,20 @@ def aligned(table: Any, schema: Any, columns: Sequence[str] | None) -> Any:
             nulls = pa.nulls(len(table), schema.field(name).type)
             table = table.append_column(schema.field(name), nulls)
     return table.select(columns)
+
+
+def grouped(tables: Iterable[Any]) -> Iterator[Any]:
+    """Yield the same rows in tables of enough rows for a row group."""
+    group: list[Any] = []
+    rows = 0
+    for table in tables:
+        group.append(table)
+        rows += table.num_rows
+        if rows >= BATCH_ROWS:
+            yield pa.concat_tables(group, promote_options="default")
+            group, rows = [], 0
+    if group:
+        yield pa.concat_tables(group, promote_options="default")
 
 
 def hashes(strings: Any, salt: str = "") -> np.ndarray:

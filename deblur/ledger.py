@@ -3,8 +3,8 @@
 The ledger is a folder of Parquet parts below a restored bucket. A part is written whole, after the
 outputs that it speaks of. The latest row of a key counts: by `finished_at`, and of equal ones the
 later in order of parts. So a row may be there twice, and parts may be merged, without a change of
-what the ledger says. Besides it the latest row with an output's hash is kept: where outputs replace
-their photos, it tells them apart.
+what the ledger says. Besides it the latest row with an output's hash is kept for each place of an
+output: where outputs replace their photos, or lie beside them, it tells them apart.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def compact(store: Store, *, more_than: int = _MOST_PARTS, merged: bool = True) 
     buffer = io.BytesIO()
     try:
         with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-            for table in _grouped(_current(store, old, None, hashed=True)):
+            for table in history.grouped(_current(store, old, None, hashed=True)):
                 if table.column_names != SCHEMA.names:
                     return 0  # a later version of this program knows columns that we would drop
                 writer.write_table(table)
@@ -172,25 +172,23 @@ def _digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(keys).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _grouped(tables: Iterable[Any]) -> Iterator[Any]:
-    """Yield the same rows in tables of enough rows for a row group."""
-    group: list[Any] = []
-    rows = 0
-    for table in tables:
-        group.append(table)
-        rows += table.num_rows
-        if rows >= history.BATCH_ROWS:
-            yield pa.concat_tables(group, promote_options="default")
-            group, rows = [], 0
-    if group:
-        yield pa.concat_tables(group, promote_options="default")
-
-
 # === Read ===
 
 
 def parts(store: Store) -> list[str]:
-    """Return the keys of the parts, oldest first; none if there is no ledger."""
+    """Return the keys of the parts, oldest first; none if there is no ledger.
+
+    Two listings have to agree: a folder's may miss the merged part and the merged ones as well.
+    """
+    found, before = _listed(store), None
+    for _ in range(_LOOKS):
+        if found == before:
+            break
+        found, before = _listed(store), found
+    return found
+
+
+def _listed(store: Store) -> list[str]:
     return sorted(e.key for e in store.list(FOLDER) if e.key.endswith(".parquet"))
 
 
@@ -272,20 +270,21 @@ def _known(store: Store, model_id: str, settings_id: str, retry_failed: bool) ->
 def _current(
     store: Store, keys: Sequence[str], columns: Sequence[str] | None, *, hashed: bool = False
 ) -> Iterator[Any]:
-    """Yield the rows that count, and if `hashed` the latest that have an output's: it reads which, and then them."""
+    """Yield the rows that count, and if `hashed` the latest of each output with a hash: it reads which, then them."""
 
     def places() -> Iterator[Any]:
         end = 0
-        wanted = ["key", "finished_at", *(["output_sha256"] if hashed else [])]
+        wanted = ["key", "finished_at", *(["output_key", "output_sha256"] if hashed else [])]
         for table in history.tables(store, keys, wanted):
             start, end = end, end + table.num_rows
-            rows = history.identified(table.append_column("place", pa.array(np.arange(start, end))))
-            if hashed:  # those with a hash once more, as if they were of other keys
-                own = rows.filter(rows["output_sha256"].is_valid()).drop_columns("output_sha256")
-                rows = rows.drop_columns("output_sha256")
-                high = own.column_names.index("high")
-                yield own.set_column(high, "high", pc.bit_wise_not(own["high"]))
-            yield rows
+            table = table.append_column("place", pa.array(np.arange(start, end)))
+            if hashed:  # those with a hash once more, as if each output were a key
+                own = table.filter(table["output_sha256"].is_valid())
+                outputs = pc.fill_null(own["output_key"], "")
+                names = pc.binary_join_element_wise(own["key"], outputs, "\0")
+                own = own.select(["finished_at", "place"]).append_column("key", names)
+                yield history.identified(own)
+            yield history.identified(table.select(["key", "finished_at", "place"]))
 
     if (latest := history.latest(places())) is None:
         return

@@ -28,7 +28,15 @@ from deblur.storage import Store, open_store
 from jobs.evaluate_figures import Result, extremes, figures, gains, is_example
 from jobs.evaluate_methods import Choice, Evaluate, prior_of, row_names
 from jobs.progress import Progress, note
-from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_gpus, versions
+from jobs.runtime import (
+    RETRIES,
+    Cluster,
+    bounded_retries,
+    cluster,
+    require_gpus,
+    require_shared,
+    versions,
+)
 
 PAGE = "report.html"
 FIGURES = "evaluation.json"
@@ -76,7 +84,7 @@ def run(options: Options) -> dict[str, Any]:
     source, destination = open_store(options.pairs), open_store(options.report)
     dataset = pairs.read_dataset(source)
     shards = pairs.shards(source, "test")
-    if not shards:
+    if not shards or not dataset.total("test"):
         raise UsageError(f"{source.uri} has no test pairs")
     stores = [models.open_model(name) for name in options.model]
     cards = [models.read_card(store) for store in stores]
@@ -87,6 +95,7 @@ def run(options: Options) -> dict[str, Any]:
     note(f"measuring on {total} test pairs of {dataset.recipe}")
     started = time.perf_counter()
     with cluster(options.cluster), Progress("evaluate", total, "photos") as progress:
+        require_shared([source, *stores])
         results = list(_measure(shards, source, dataset, chosen, options, total, progress))
     seconds = time.perf_counter() - started
     named = dict(zip(names, cards, strict=True))

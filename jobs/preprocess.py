@@ -23,7 +23,7 @@ from deblur.errors import UsageError
 from deblur.storage import Store, open_store
 from jobs.preprocess_shards import Shard, ShardMaker, bundles
 from jobs.progress import Progress, counts, note, warn
-from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster
+from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_shared
 
 _SPLITS = ("train", "test")
 SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
@@ -82,9 +82,9 @@ def run(options: Options) -> dict[str, Any]:
                     results[shard.name] = facts
                     progress.advance(len(shard.photos))
             if missing := [shard for shard in shards if shard.name not in results]:
-                stack.enter_context(
-                    cluster(options.cluster)
-                )  # Ray starts when there is work for it
+                # Ray starts when there is work for it.
+                stack.enter_context(cluster(options.cluster))
+                require_shared([source], destination)
                 maker = ShardMaker(
                     source,
                     destination,
@@ -106,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
                 )
             progress.total = progress.done + sum(wanted.values())
 
-    dataset = _account(options, source, destination, plan_id, made, rejected)
+    dataset = _account(options, source, destination, plan_id, pools, made, rejected)
     _warn_of_shortage(options, dataset, rejected, ignored)
     return {
         "job": "preprocess",
@@ -239,10 +239,15 @@ def _account(
     source: Store,
     destination: Store,
     plan_id: str,
+    pools: Sequence[places365.Pool],
     made: Mapping[str, pairs.ShardFacts],
     rejected: Sequence[tuple[str, str, str]],
 ) -> pairs.Dataset:
-    totals: dict[str, dict[str, int]] = {"train": {}, "test": {}}
+    # A category of which no photo can be used is there as well, with none.
+    totals = {
+        split: {pool.category: 0 for pool in pools if pool.split == split and pool.wanted}
+        for split in _SPLITS
+    }
     for name, facts in sorted(made.items()):
         split = totals[name.split("/")[0]]
         for category, count in facts.categories.items():

@@ -23,12 +23,12 @@ from deblur.errors import DeblurError, UsageError
 from deblur.networks import network
 from deblur.restorer import TILE_BATCH
 from deblur.storage import Entry, Store, below
-from jobs import restore_plan
+from jobs import restore_names, restore_plan
 from jobs.progress import Progress, note, warn
 from jobs.restore_estimate import estimate
 from jobs.restore_report import Pages, Tally, account, warn_of
 from jobs.restore_stages import Deliver, Fetch, Restore, Treatment
-from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_gpus
+from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_gpus, require_shared
 
 # A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
 _BLOCK_BYTES = 1 << 20
@@ -114,6 +114,7 @@ def run(options: Options) -> dict[str, Any]:
         "model_id": card.model_id,
         "photos": len(plan.inventory),
     }
+    restore_names.refuse_others(source, destination, plan.todo)
     if options.dry_run:
         refused = [(entry.key, why) for entry, why in plan.refused]
         warn_of(refused, "a run lists them in the ledger")
@@ -123,10 +124,12 @@ def run(options: Options) -> dict[str, Any]:
 
     started = time.perf_counter()
     destination.make_ready()
+    restore_names.remember(source, destination)
     tally = Tally()
     for outcome in restore_plan.write_refused(destination, treatment, plan):
         tally.add(outcome)
     with cluster(options.cluster):
+        require_shared([source, model], destination)
         with (
             Progress("restore", len(plan.todo), "photos") as progress,
             ThreadPoolExecutor(1) as thread,
@@ -139,6 +142,10 @@ def run(options: Options) -> dict[str, Any]:
         summary |= account(plan, tally, time.perf_counter() - started)
         _compact(destination)
         page = Pages(source, destination, card, settings).write(plan, tally, summary)
+    if lost := len(plan.todo) - progress.done:
+        raise DeblurError(
+            f"of {lost} photos nobody said what became of them: the same command does them"
+        )
     return summary | ({"report": page} if page else {})
 
 
@@ -218,10 +225,9 @@ def _ends(
     source: Store, destination: Store, options: Options, treatment: Treatment
 ) -> tuple[Fetch, Deliver]:
     """Return the stages before the model and after it."""
-    restored = restore_plan.restored_in_place(destination) if options.allow_overlap else frozenset()
-    return Fetch(source, treatment, restored), Deliver(
-        destination, treatment, in_place=below(source, destination) == ""
-    )
+    in_place = below(source, destination) == ""
+    restored = restore_plan.restored_in_place(destination) if in_place else frozenset()
+    return Fetch(source, treatment, restored), Deliver(destination, treatment, in_place=in_place)
 
 
 def _pipeline(

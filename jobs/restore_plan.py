@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deblur import keys, ledger, places365
+from deblur import history, keys, ledger, places365
 from deblur.entries import Entries
 from deblur.errors import UsageError
 from deblur.storage import Entry, LocalStore, Store, below, open_object, open_store
+from jobs import restore_names
 from jobs.restore_stages import Treatment, outcome
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
 # out of sight.
-EXTENSIONS = places365.PHOTO_EXTENSIONS | {
+EXTENSIONS = places365.PHOTO_EXTENSIONS | restore_names.RAW | {
     ".jpe", ".jfif", ".mpo", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl",
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ def plan(
         retry_failed: whether what failed before is to do.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
     """
-    own = _outputs(destination) if below(source, destination) == "" else frozenset()
+    own = restore_names.outputs(destination) if below(source, destination) == "" else frozenset()
     listed = source.list() if alone is None else [alone]
     found = _inventory(source, listed, below(destination, source), own)
     inventory, others = found.photos, found.others
@@ -75,7 +75,9 @@ def plan(
         settings_id=treatment.settings_id,
         retry_failed=retry_failed,
     )
-    reasons = _refused(inventory, drawn.todo, source, destination, treatment, probe)
+    reasons = restore_names.refused(
+        inventory, source, destination, treatment, probe=probe, alone=alone is not None
+    )
     reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
     if not reasons:
         return Plan(inventory, others, drawn.before, drawn.todo[:limit], [])
@@ -138,7 +140,7 @@ def places(source: str, destination: str) -> tuple[Store, Entry | None, Store]:
             "photo has the name that it had"
         )
     store, alone = found or (open_store(source), None)
-    if alone is None and isinstance(store, LocalStore) and not store.root.exists():
+    if alone is None and isinstance(store, LocalStore) and not os.path.lexists(store.root):
         raise UsageError(f"there is no folder and no photo {store.root}")
     return store, alone, open_store(destination)
 
@@ -157,84 +159,6 @@ def refuse_overlap(source: Store, destination: Store, alone: Entry | None = None
         "restored photos would be taken for new ones, or replace their originals; "
         "give a DESTINATION elsewhere, or --allow-overlap if that is what you want"
     )
-
-
-# === Names ===
-
-
-def _refused(
-    inventory: Sequence[Entry],
-    remaining: Sequence[Entry],
-    source: Store,
-    destination: Store,
-    treatment: Treatment,
-    probe: bool,
-) -> dict[str, str]:
-    """Return key -> reason for what has no place of its own in DESTINATION."""
-    bucket = "://" in destination.uri
-    prefix = destination.uri.partition("://")[2].partition("/")[2].rstrip("/") if bucket else ""
-    inside = below(source, destination)
-    renamed = treatment.format is not None or treatment.suffix
-    beside = {entry.key for entry in inventory} if inside == "" and renamed else set()
-    reasons = {}
-    for entry in remaining:
-        output = treatment.output_key(entry.key)
-        why = keys.objection(output, f"{prefix}/" if prefix else "")
-        if not why and inside and output.startswith(inside):
-            why = f"its output would be {inside}..., among the photos of SOURCE"
-        if not why and output != entry.key and output in beside:
-            why = f"its output would replace {keys.shown(output)}, a photo of SOURCE"
-        if why:
-            reasons[entry.key] = why
-    if bucket and not renamed:
-        return reasons  # outputs have the keys of their photos, of which no two are the same
-    outputs = [
-        (entry.key, treatment.output_key(entry.key))
-        for entry in inventory
-        if entry.key not in reasons
-    ]
-    disk = isinstance(destination, LocalStore)
-    lost, folds = keys.collisions(outputs, disk=disk), False
-    if disk and (folded := keys.collisions(outputs, disk=disk, folded=True)) != lost:
-        folds = probe and _folds(destination)
-        lost = folded if folds else lost
-    if lost:  # seldom: only now it matters who was first
-        holders = ledger.steadily(lambda: _holders(destination))
-        lost = keys.collisions(outputs, disk=disk, folded=folds, holders=holders)
-    return reasons | lost
-
-
-def _holders(destination: Store) -> set[str]:
-    """Return the keys of the photos that have an output in DESTINATION."""
-    rows = _rows(ledger.current(destination, ["key", "status"]))
-    return {key for key, status in rows if status == "restored"}
-
-
-def _outputs(destination: Store) -> frozenset[str]:
-    """Return the keys of what was ever put into DESTINATION under other names than its photos'."""
-    return ledger.steadily(
-        lambda: frozenset(
-            output
-            for key, output in _rows(ledger.read(destination, ["key", "output_key"]))
-            if output and output != key
-        )
-    )
-
-
-def _rows(tables: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-    for table in tables:
-        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
-
-
-def _folds(destination: Store) -> bool:
-    """Say whether DESTINATION takes names that differ by case for one."""
-    destination.make_ready()
-    name = f".deblur-probe-{uuid.uuid4().hex}"
-    destination.put(name, b"")
-    try:
-        return destination.exists(name.upper())
-    finally:
-        destination.delete(name)
 
 
 def write_refused(destination: Store, treatment: Treatment, plan: Plan) -> list[dict[str, Any]]:
@@ -257,10 +181,10 @@ def write_refused(destination: Store, treatment: Treatment, plan: Plan) -> list[
 
 
 def restored_in_place(destination: Store) -> frozenset[str]:
-    """Return the SHA-256 of what was put into DESTINATION, or was about to be: of each photo the latest."""
+    """Return the SHA-256 of what was put into DESTINATION, or was about to be: of each place the latest."""
     return ledger.steadily(
         lambda: frozenset(
-            found for (found,) in _rows(ledger.read(destination, ["output_sha256"])) if found
+            found for (found,) in history.rows(ledger.read(destination, ["output_sha256"])) if found
         )
     )
 

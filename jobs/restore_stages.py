@@ -61,6 +61,11 @@ class Treatment:
             extension = photo.extension(photo.Photo(_NO_PIXELS, format=self.format))
         return keys.output_key(key, extension, self.suffix)
 
+    def output_keys(self, key: str) -> tuple[str, ...]:
+        """Return all places that something may be put at."""
+        output, copy = self.output_key(key), self.copy_key(key)
+        return (output, copy) if self.copy_skipped and copy != output else (output,)
+
     def copy_key(self, key: str) -> str:
         """Return where the copy of a skipped photo goes: its format is what it was."""
         return keys.output_key(key, None, self.suffix)
@@ -244,7 +249,8 @@ class Deliver:
             sharpness_before=item.sharpness,
         )
         if item.copy is not None:
-            return _with_output(row, self._treatment.copy_key(row.key), item.copy), item.copy
+            # Without a hash, by which its photo would be taken for what was restored in place.
+            return replace(row, output_key=self._treatment.copy_key(row.key)), item.copy
         if item.photo is None:
             return row, None
         result = item.photo
@@ -263,8 +269,9 @@ class Deliver:
                 data = photo.encode(self._treatment.written(result, row.key))
         except PhotoError as error:
             return replace(row, reason=str(error)), None
-        row = replace(row, status="restored", sharpness_after=sharpness)
-        return _with_output(row, self._treatment.output_key(row.key), data), data
+        output, sha256 = self._treatment.output_key(row.key), hashlib.sha256(data).hexdigest()
+        row = replace(row, status="restored", output_key=output, output_sha256=sha256)
+        return replace(row, sharpness_after=sharpness), data
 
     def _put(self, item: Item, row: ledger.Row, data: bytes | None) -> ledger.Row:
         if data is not None and row.output_key is not None:
@@ -277,10 +284,6 @@ class Deliver:
                     output_key=None, output_sha256=None, sharpness_after=None,
                 )  # fmt: skip
         return replace(row, seconds=sum(item.spent.values()))
-
-
-def _with_output(row: ledger.Row, key: str, data: bytes) -> ledger.Row:
-    return replace(row, output_key=key, output_sha256=hashlib.sha256(data).hexdigest())
 
 
 def outcome(row: ledger.Row, tile_batch: int = 0) -> dict[str, Any]:

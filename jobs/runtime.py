@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+import time
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +20,7 @@ from cyclopts import Parameter
 
 from deblur import __version__
 from deblur.errors import DeblurError, UsageError
+from deblur.storage import LocalStore, Store
 from jobs.progress import warn
 
 _QUIET = {
@@ -147,6 +150,62 @@ def require_gpus(count: int, where: Cluster) -> None:
     if is_embedded(where):
         raise UsageError(f"--gpu: {count} wanted, and Ray sees {found:g} on this machine")
     warn(f"{count} GPUs are wanted and the cluster has {found:g}: the job waits until it has grown")
+
+
+def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
+    """Raise UsageError where a folder is not on all machines of the cluster, or not the same one.
+
+    Each would miss what the others have, and keep its results to itself.
+
+    Args:
+        read: places that all read; copies of a folder will do.
+        written: the place that all write to.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    paths = {store.uri: store.uri for store in read if isinstance(store, LocalStore)}
+    here = ray.get_runtime_context().get_node_id()
+    working = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    others = [node for node in working if node["NodeID"] != here]
+    if (working and not others) or not (paths or isinstance(written, LocalStore)):
+        return
+    probe = f".deblur-probe-{uuid.uuid4().hex}"
+    if isinstance(written, LocalStore):
+        written.put(probe, b"")
+        paths[written.uri] = f"{written.uri}/{probe}"
+    try:
+        # On a cluster that has yet to grow, its first machine is asked.
+        ask = ray.remote(num_cpus=0 if others else 1)(_missing)
+        asked = {
+            ask.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(paths): node["NodeManagerHostname"]
+            for node in others
+        } or {ask.remote(paths): "another machine"}
+        for answer, machine in asked.items():
+            try:
+                missing = ray.get(answer)
+            except ray.exceptions.RayError:  # it has left the cluster since
+                continue
+            if missing:
+                raise UsageError(
+                    f"{missing[0]} is a folder of this machine, and {machine} does not have it: give "
+                    "a folder that all machines of the cluster share, or a bucket"
+                )
+    finally:
+        if isinstance(written, LocalStore):
+            written.delete(probe)
+
+
+def _missing(paths: Mapping[str, str]) -> list[str]:
+    """Return whose paths are not on this machine. A network's file systems may be a moment late."""
+    for wait_s in (0.0, 1.0, 3.0):
+        time.sleep(wait_s)
+        missing = [name for name, path in paths.items() if not os.path.exists(path)]
+        if not missing:
+            break
+    return missing
 
 
 def quieten(verbose: bool) -> None:

@@ -25,7 +25,7 @@ from deblur.sampling import Order
 from deblur.storage import Store, below, open_store
 from jobs import train_run, train_source
 from jobs.progress import note, warn
-from jobs.runtime import Cluster, cluster
+from jobs.runtime import Cluster, cluster, require_shared
 
 # As many validations at most and at least, unless the user says how often; those within an epoch are
 # so many steps apart that they take little of the time.
@@ -115,6 +115,7 @@ def run(options: Options) -> dict[str, Any]:
         photos: train_source.Source
         if dataset is None:
             stack.enter_context(cluster(options.cluster))
+            require_shared([source], home)
             note(f"reading the photos of {source.uri}")
             photos = train_source.Photos(source, size_px, run=inside)
             _account(photos, home)
@@ -132,6 +133,7 @@ def run(options: Options) -> dict[str, Any]:
         )
         if dataset is not None:
             stack.enter_context(cluster(options.cluster))
+            require_shared([source], home)
         from jobs.train_group import fit
 
         fit(options, home, plan, photos, workers)

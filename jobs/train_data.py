@@ -7,6 +7,7 @@ tasks on any node make blocks of them, a few ahead of the training.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,17 +21,17 @@ import ray
 from deblur import photo, seeds
 from deblur.examples import Example, Maker
 from deblur.sampling import Order
+from jobs.train_pieces import TASK_CPUS, Pieces
 
 # A block holds this many photos, or one batch: so the overhead of a task, 5 ms or more, does not show.
 _BLOCK_PHOTOS = 64
-TASK_CPUS = 0.5  # so that a task finds its place beside one worker on one core
 
 
 class Place(NamedTuple):
-    """Where a photo lies: in which block of the object store, and in which of its rows."""
+    """Where a photo lies: in which piece, and in which of its rows."""
 
     key: str
-    block: int
+    piece: int
     row: int
 
 
@@ -54,23 +55,22 @@ class Album:
     """The photos of a run, coded, in the object store.
 
     Attributes:
-        refs: tables with `key`, `sharp`, and, if these are pairs whose blur stays, `blurred`.
+        pieces: the photos.
         maker: makes examples of them.
         held_out: how many serve for validation, and not for training.
     """
 
-    refs: Sequence[Any]
+    pieces: Pieces
     maker: Maker
     held_out: int
 
     @cached_property
     def _places(self) -> list[Place]:
         """Sorted by a hash of the key: no one depends on how shards were cut, or on the names."""
-        keys = ray.get([_keys.remote(ref) for ref in self.refs])
         places = [
-            Place(key, block, row)
-            for block, found in enumerate(keys)
-            for row, key in enumerate(found)
+            Place(key, piece, row)
+            for piece, keys in enumerate(ray.get(self.pieces.keys))
+            for row, key in enumerate(keys)
         ]
         return sorted(places, key=lambda place: seeds.digest(0, place.key, "held out"))
 
@@ -86,7 +86,7 @@ class Album:
     def glimpse(self, count: int) -> Iterator[Example]:
         """Yield so many photos, those held out first, as they are validated on."""
         for place in self._places[:count]:
-            sharp, blurred = _pictures(ray.get(self.refs[place.block]), place.row)
+            sharp, blurred = _pictures(ray.get(self.pieces.refs[place.piece]), place.row)
             if blurred is None:
                 yield self.maker.held_out(sharp, place.key)
             else:
@@ -116,10 +116,20 @@ def _decoded(data: Any) -> np.ndarray:
     return photo.to_uint8(photo.decode(data.to_pybytes()).pixels)
 
 
-@ray.remote(num_cpus=0)
-def _keys(table: Any) -> list[str]:
-    keys: list[str] = table["key"].to_pylist()
-    return keys
+def cores() -> list[float]:
+    """Return the cores of each of the cluster's nodes that are there now."""
+    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+
+
+def blocks_ahead(nodes: Sequence[float], workers: int, cpus: float) -> int:
+    """Return how many blocks a worker asks for ahead: as its share of the free cores makes at a time, and one.
+
+    Args:
+        nodes: cores of each node.
+        workers: how many there are.
+        cpus: that each of them has reserved.
+    """
+    return math.ceil(max(sum(nodes) - workers * cpus, 0) / TASK_CPUS / workers) + 1
 
 
 class Feed:
@@ -170,8 +180,8 @@ class Feed:
             places = [self._places[int(row)] for share in shares for row in share.rows]
             weights = np.concatenate([share.weights for share in shares])
             steps.append((self._order.epoch(step), places, weights))
-        numbers = sorted({place.block for _, places, _ in steps for place in places})
-        tables = [self._album.refs[number] for number in numbers]
+        numbers = sorted({place.piece for _, places, _ in steps for place in places})
+        tables = [self._album.pieces.refs[number] for number in numbers]
         return _made.remote(self._album.maker, steps, numbers, *tables)
 
 
@@ -187,7 +197,7 @@ def _made(
     table_of = dict(zip(numbers, tables, strict=True))
     batches = []
     for epoch, places, weights in steps:
-        examples = [example(maker, table_of[place.block], place, epoch) for place in places]
+        examples = [example(maker, table_of[place.piece], place, epoch) for place in places]
         sharp, blurred = (np.stack(pictures) for pictures in zip(*examples, strict=True))
         batches.append(Batch(sharp, blurred, weights, [place.key for place in places]))
     return batches

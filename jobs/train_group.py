@@ -23,7 +23,7 @@ from jobs import train_run, train_source
 from jobs.progress import Progress
 from jobs.runtime import require_gpus
 from jobs.tensorflow_backend import TensorflowConfig
-from jobs.train_data import TASK_CPUS, Album
+from jobs.train_data import Album, cores
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 
 if TYPE_CHECKING:
@@ -43,11 +43,8 @@ def fit(
     shape = network(plan.recipe.network)
     middle_px = max(plan.size_px, shape.tile_px)
     maker = Maker(plan.blur, plan.size_px, plan.seed, middle_px, shape.stride)
-    album = Album(photos.refs(), maker, plan.held_out)
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    cpus = cpus_per_worker(nodes, workers[1], options.gpu)
-    # As many blocks as its share of the free cores makes at a time, and one that is ready.
-    ahead = math.ceil(max(sum(nodes) - workers[1] * cpus, 0) / TASK_CPUS / workers[1]) + 1
+    album = Album(photos.pieces(), maker, plan.held_out)
+    cpus = cpus_per_worker(cores(), workers[1], options.gpu)
     filesystem, path = home.arrow()
     home.delete(FAILURE)
     trainer = _Trainer(
@@ -55,7 +52,7 @@ def fit(
         train_loop_config={
             "home": home, "plan": plan, "album": album, "name": options.name, "licence": options.licence,
             "parts": options.parts, "start_from": models.open_model(options.start_from) if options.start_from else None,
-            "checkpoint_steps": options.checkpoint_steps, "ahead": ahead,
+            "checkpoint_steps": options.checkpoint_steps, "cpus": cpus,
         },
         backend_config=TensorflowConfig(),
         scaling_config=ScalingConfig(

@@ -8,23 +8,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from deblur import keys, pairs, photo, places365
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Entry, Store, reason
 from jobs.runtime import RETRIES, bounded_retries
 
+if TYPE_CHECKING:
+    from jobs.train_pieces import Pieces
+
 _FETCH_THREADS = 8
 _CHUNK_PHOTOS = 32
 # What is larger is shrunk when it is read, once: at their full size photos of cameras are soft, and
 # decoding one of 12 megapixels takes 120 ms for each crop.
 _MOST_PIXELS = 4_000_000
+_MOST_SIDE_PX = 16_383  # WebP's. Of what is longer and was shrunk for its pixels, a long strip, the rest is left out
 # Ray 2.60 reads footers in 32 processes, whatever there is to read, ten files at a time in each: one shard
 # was there after 4.4 s with one of them, after 7.4 with 32, on two cores.
 _FOOTERS_EACH, _MOST_FOOTER_READERS = 10, 32
@@ -46,12 +49,12 @@ class Source(ABC):
     rejected: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
-    def refs(self) -> Sequence[Any]:
-        """Return tables of coded photos in the object store, as `Album` takes them."""
+    def pieces(self) -> Pieces:
+        """Return the coded photos, in the object store."""
 
 
 class Pairs(Source):
-    """Training pairs, whose blur stays or, `anew`, is left out. Nothing is read before `refs`."""
+    """Training pairs, whose blur stays or, `anew`, is left out. Nothing is read before `pieces`."""
 
     def __init__(self, store: Store, dataset: pairs.Dataset, *, anew: bool) -> None:
         self.photos, self.fingerprint = dataset.total("train"), dataset.fingerprint
@@ -60,9 +63,11 @@ class Pairs(Source):
         if not self.photos:
             raise UsageError(f"{store.uri} has no training pairs")
 
-    def refs(self) -> Sequence[Any]:
+    def pieces(self) -> Pieces:
         """Read the coded pairs."""
         import ray.data
+
+        from jobs import train_pieces
 
         filesystem, path = self._store.arrow()
         names = pairs.shards(self._store, "train")
@@ -74,8 +79,8 @@ class Pairs(Source):
         os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(footer_readers)
         coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
         columns = ["key", "sharp"] if self._anew else ["key", "sharp", "blurred"]
-        refs: Sequence[Any] = coded.select_columns(columns).materialize().to_arrow_refs()
-        return refs
+        tables = coded.select_columns(columns).materialize().to_arrow_refs()
+        return train_pieces.cut(tables, train_pieces.facts(tables))
 
 
 class Photos(Source):
@@ -90,6 +95,8 @@ class Photos(Source):
             run: what keys of the run begin with, where it lies among them: its sheets are no photos.
         """
         import ray.data
+
+        from jobs import train_pieces
 
         found = [
             entry
@@ -112,15 +119,14 @@ class Photos(Source):
             read = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
                 Gather(store, size_px), batch_size=1, num_cpus=1, max_retries=RETRIES
             )
-        refs = read.materialize().to_arrow_refs()
-        facts, usable = (ray.remote(num_cpus=0)(task) for task in (_facts, _usable))
-        rows = [row for found in ray.get([facts.remote(ref) for ref in refs]) for row in found]
-        self.rejected = {key: why for key, _, why in rows if why}
+        tables = read.materialize().to_arrow_refs()
+        facts = train_pieces.facts(tables)
+        self.rejected = {fact.key: fact.reason for rows in facts for fact in rows if fact.reason}
         # Of photos with the same content the first serves: another one held out would have been trained on.
         first: dict[str, str] = {}
-        for key, sha256, why in sorted(rows):
-            if not why and first.setdefault(sha256, key) != key:
-                self.rejected[key] = f"same content as {first[sha256]}"
+        for fact in sorted(fact for rows in facts for fact in rows):
+            if not fact.reason and first.setdefault(fact.sha256, fact.key) != fact.key:
+                self.rejected[fact.key] = f"same content as {first[fact.sha256]}"
         nameless = (keys.shown(entry.key) for entry in found if keys.nameless(entry.key))
         self.rejected |= dict.fromkeys(nameless, keys.NOT_UTF8)
         contents = sorted(f"{key}\0{sha256}" for sha256, key in first.items())
@@ -129,12 +135,14 @@ class Photos(Source):
             raise UsageError(f"none of the {len(found)} photos of {store.uri} can be used: {some}")
         text = "\n".join(contents).encode("utf-8", "surrogatepass")
         self.photos, self.fingerprint = len(contents), hashlib.sha256(text).hexdigest()
-        kept = pa.array(sorted(first.values()), pa.string())
-        self._refs = [usable.remote(ref, kept) for ref in refs]
+        left = [
+            [fact._replace(reason=self.rejected.get(fact.key)) for fact in rows] for rows in facts
+        ]
+        self._pieces = train_pieces.cut(tables, left)
 
-    def refs(self) -> Sequence[Any]:
+    def pieces(self) -> Pieces:
         """Return what was read."""
-        return self._refs
+        return self._pieces
 
 
 class Gather:
@@ -181,7 +189,8 @@ class Gather:
             size = f"{decoded.width}x{decoded.height}"
             raise PhotoError(f"{size} is smaller than the crop of {self._size_px} pixels")
         shrunk = pixels.shape[:2] != decoded.pixels.shape[:2]
-        coded = photo.encode_lossless(pixels) if shrunk else data
+        strip = pixels[:_MOST_SIDE_PX, :_MOST_SIDE_PX]
+        coded = photo.encode_lossless(strip) if shrunk else data
         return {"sharp": coded, "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -193,12 +202,3 @@ _SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-
-
-def _facts(table: Any) -> list[tuple[str, str, str | None]]:
-    columns = (table.column(name).to_pylist() for name in ("key", "sha256", "reason"))
-    return list(zip(*columns, strict=True))
-
-
-def _usable(table: Any, kept: pa.Array) -> Any:
-    return table.filter(pc.is_in(table["key"], kept)).select(["key", "sharp"])

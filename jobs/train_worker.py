@@ -20,7 +20,7 @@ from deblur.divergence import Diverged, Watch
 from deblur.precision import policy
 from deblur.sampling import Order
 from deblur.training import Training
-from jobs.train_data import Batch, Feed
+from jobs.train_data import Batch, Feed, blocks_ahead, cores
 from jobs.train_record import Record
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 
@@ -99,6 +99,7 @@ class _Worker:
         )
         self._watch = Watch()
         self._revived = 0
+        self._reported = ""  # the last checkpoint, which may not be uploaded yet
         self._progress = self._load_checkpoint()
 
     def run(self) -> None:
@@ -145,13 +146,15 @@ class _Worker:
 
     def _batches(self) -> Iterator[Batch]:
         context, plan = ray.train.get_context(), self._plan
+        workers = context.get_world_size()
         feed = Feed(
             self._config["album"],
             Order(plan.photos, plan.recipe.batch_size, plan.seed),
-            workers=context.get_world_size(),
+            workers=workers,
             worker=context.get_world_rank(),
             replicas=self._training.replicas_here,
-            ahead=self._config["ahead"],
+            # Of the cluster as it is by now: the group starts again when it grows or shrinks.
+            ahead=blocks_ahead(cores(), workers, self._config["cpus"]),
         )
         return feed.batches(self._progress.step, plan.total_steps)
 
@@ -207,13 +210,17 @@ class _Worker:
     def _save_checkpoint(self, score: float | None, *, wait: bool) -> None:
         """Report to Ray Train, which is a barrier: all workers come here, worker 0 with the files.
 
-        The files are written at once and uploaded while training goes on, unless `wait` is set.
+        The files are written at once and uploaded while training goes on, unless `wait` is set or the
+        last are not there yet: on a slow link they would pile up on this disk.
         """
         self._watch.settle()
         self._watch.last_good = name = _name(self._progress.step)
         if not self._chief:
             ray.train.report({})
             return
+        there = ray.train.get_checkpoint()
+        wait |= self._reported not in {"", Path(there.path).name if there else ""}
+        self._reported = name
         mode = ray.train.CheckpointUploadMode
         folder = Path(tempfile.mkdtemp(prefix="deblur-"))  # Ray removes it after the upload
         self._training.save(folder)
@@ -248,10 +255,12 @@ def _begun() -> str:
 
 
 def _cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the cores that this process may use: a container's limit is known to Ray alone."""
+    here = ray.get_runtime_context().get_node_id()
+    known = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here]
+    # Not on macOS.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min([allowed or 1, *map(int, known)])
 
 
 def _name(step: int) -> str:

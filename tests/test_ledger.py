@@ -371,6 +371,32 @@ def test_a_merge_keeps_the_latest_hash_of_each_photo(store: Store) -> None:
     assert done(store)["a"] == ("e3", "failed")
 
 
+def test_a_merge_keeps_all_places_that_a_photo_was_put_at(store: Store) -> None:
+    """Else what one model made, beside the photos, would be photos to the next run."""
+    for number, place in enumerate(["a-x.jpg", "a-y.jpg", "a-x.jpg"]):
+        made = {"output_key": place, "output_sha256": f"h{number}"}
+        ledger.write(store, [dataclasses.replace(row("a", "e"), **made)])
+    ledger.write(store, [row("a", "e", status="failed")])
+    assert ledger.compact(store, more_than=1) == 4
+    (table,) = ledger.read(store)
+    places = zip(table["output_key"].to_pylist(), table["output_sha256"].to_pylist(), strict=True)
+    assert list(places) == [("a-y.jpg", "h1"), ("a-x.jpg", "h2"), (None, None)]
+    assert done(store) == {"a": ("e", "failed")}
+
+
+def test_a_listing_that_falls_into_a_merge_is_made_again(store: Store) -> None:
+    """A folder's has the old names, which are gone when it looks at them, and not the new one."""
+    key = ledger.write(store, [row("a", "e")])
+
+    class Merging(Memory):
+        looks = iter([[], [Entry(key, 1, "e")], [Entry(key, 1, "e")]])
+
+        def list(self, prefix: str = "") -> Iterator[Entry]:
+            return iter(next(self.looks))
+
+    assert ledger.parts(Merging()) == [key]
+
+
 def test_a_merged_part_comes_after_what_it_replaces_and_before_what_is_written_later() -> None:
     # A listing takes many requests: if it misses a part that is deleted meanwhile, it must still
     # come to the merged one.

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deblur import ledger, models, photo
-from deblur.errors import UsageError
+from deblur.errors import DeblurError, UsageError
 from deblur.restorer import Restorer
 from deblur.storage import Entry, LocalStore, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
@@ -422,6 +422,37 @@ def test_sharp_photos_are_skipped_or_copied(photos, tiny: Path, tmp_path: Path) 
     )
     restore.run(copy)
     assert outputs(tmp_path / "out2")["sharp-x.png"] == sharp
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("suffix", ["", "-x"])
+@pytest.mark.parametrize("place", ["in", "in/out"])
+def test_a_copied_photo_is_not_taken_for_a_restored_one(
+    photos, tiny: Path, tmp_path: Path, place: str, suffix: str
+) -> None:
+    put(tmp_path / "in", {"a.png": photos.file(photos.pixels(), "PNG")})
+    asked = options_for(
+        tmp_path / "in", tmp_path / place, tiny, skip_sharp=0, copy_skipped=True, suffix=suffix,
+        allow_overlap=True,
+    )  # fmt: skip
+    assert restore.run(asked)["this_run"]["skipped"] == 1
+    again = replace(asked, skip_sharp=None, copy_skipped=False)
+    assert restore.run(again)["this_run"]["restored"] == 1
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_photo_of_which_nothing_is_heard_is_told_of(
+    photos, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "in", {name: photos.jpeg(seed=ord(name[0])) for name in ("a.jpg", "b.jpg")})
+    stages = restore._restore
+
+    def losing(*arguments: Any) -> Any:
+        yield from list(stages(*arguments))[1:]
+
+    monkeypatch.setattr(restore, "_restore", losing)
+    with pytest.raises(DeblurError, match="of 1 photos nobody said what became of them"):
+        restore.run(options_for(tmp_path / "in", tmp_path / "out", tiny))
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -9,16 +9,19 @@ import pytest
 
 from deblur import ledger
 from deblur.errors import UsageError
-from deblur.storage import Store, open_store
+from deblur.storage import Entry, Store, open_store
 from jobs import restore_plan
 from jobs.restore_stages import Treatment
 
 
-def planned(source: Store, destination: Store, **treatment: Any) -> restore_plan.Plan:
+def planned(
+    source: Store, destination: Store, *, alone: Entry | None = None, **treatment: Any
+) -> restore_plan.Plan:
     return restore_plan.plan(
         source,
         destination,
         Treatment("model", "settings", **treatment),
+        alone=alone,
         limit=None,
         retry_failed=False,
         probe=True,
@@ -36,10 +39,10 @@ def folder(path: Path, *names: str) -> Store:
     return open_store(str(path))
 
 
-def restored(store: Store, key: str, output: str) -> None:
+def restored(store: Store, key: str, output: str, *, ledger_in: Store | None = None) -> None:
     (entry,) = (each for each in store.list() if each.key == key)
     row = ledger.Row(key, entry.etag, entry.size_bytes, "model", "settings", "restored")
-    ledger.write(store, [replace(row, output_key=output, output_sha256="0")])
+    ledger.write(ledger_in or store, [replace(row, output_key=output, output_sha256="0")])
 
 
 @pytest.mark.parametrize("other", ["x/../photos", "link", "link/inside", "link/.."])

@@ -3,10 +3,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deblur.errors import DeblurError, UsageError
+from deblur.storage import LocalStore, S3Store
 from jobs import runtime
 
 
@@ -120,3 +123,50 @@ def test_who_asks_for_no_gpu_sees_none() -> None:
         return os.environ.get("CUDA_VISIBLE_DEVICES")
 
     assert ray.get(seen.remote()) == ""
+
+
+class ElsewhereStore(LocalStore):
+    """A folder of which another machine has one of the same name."""
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        LocalStore(f"{self.root}-of-the-driver").put(key, data)
+
+    def delete(self, key: str) -> None:
+        LocalStore(f"{self.root}-of-the-driver").delete(key)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_folder_that_other_machines_do_not_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    there, gone = LocalStore(str(tmp_path)), LocalStore(str(tmp_path / "gone"))
+    runtime.require_shared([gone])  # alone on this machine, where listing it says so
+    here = ray.get_runtime_context()
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Elsewhere(here))
+    runtime.require_shared([there, S3Store("bucket", "")], there)
+    host = ray.nodes()[0]["NodeManagerHostname"]
+    with pytest.raises(UsageError, match=f"/gone is a folder of this machine, and {host} does not"):
+        runtime.require_shared([there, gone])
+    with pytest.raises(UsageError, match="share, or a bucket"):
+        runtime.require_shared([there], ElsewhereStore(str(tmp_path / "out")))
+    assert list(tmp_path.rglob(".deblur-probe-*")) == []
+    nodes = [node | {"Alive": False} for node in ray.nodes()]  # a cluster that has yet to grow
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    with pytest.raises(UsageError, match="another machine does not have it"):
+        runtime.require_shared([gone])
+
+
+class Elsewhere:
+    """The context of a driver on another machine."""
+
+    def __init__(self, here: Any) -> None:
+        self._here = here
+
+    def get_node_id(self) -> str:
+        return "another"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._here, name)

@@ -374,6 +374,52 @@ def test_a_folder_that_may_not_be_read_is_told_unless_it_is_the_filesystem_s(
         keys(store)
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_may_not_be_looked_at_is_listed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As in a folder after `chmod -R 644`, which shows its names and nothing else."""
+    store = LocalStore(str(tmp_path))
+    for key in ("a.jpg", "b.jpg", "trip/c.jpg"):
+        store.put(key, b"x")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    closed = {"b.jpg"}
+    stat = Path.stat
+
+    def guarded(path: Path, **options: Any) -> os.stat_result:
+        if path.name in closed:
+            raise OSError(code, os.strerror(code), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", guarded)
+    assert [(entry.key, entry.etag != "") for entry in store.list()] == [
+        ("a.jpg", True), ("b.jpg", False), ("trip/c.jpg", True),
+    ]  # fmt: skip
+    for name in ("trip", tmp_path.name):
+        closed.add(name)
+        with pytest.raises(UsageError, match=rf"cannot list .*{name}: {os.strerror(code)}"):
+            keys(store)
+
+
+def test_one_folder_under_two_names_is_one_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk to which `Photos` and `photos` are one name, or where a folder is mounted twice."""
+    (tmp_path / "photos" / "trip").mkdir(parents=True)
+    photos, other = LocalStore(str(tmp_path / "photos")), LocalStore(str(tmp_path / "PHOTOS"))
+    assert storage.below(other, photos) is None
+    same = os.path.samefile
+
+    def folded(one: Any, another: Any) -> bool:
+        return same(str(one).replace("PHOTOS", "photos"), str(another).replace("PHOTOS", "photos"))
+
+    monkeypatch.setattr(os.path, "samefile", folded)
+    assert storage.below(other, photos) == storage.below(photos, other) == ""
+    assert storage.below(other / "trip", photos) == "trip/"
+    assert storage.below(other / "new/one", photos) == "new/one/"
+    assert storage.below(photos, other / "trip") is None
+
+
 def test_what_a_filesystem_cannot_do_is_an_os_error(tmp_path: Path) -> None:
     store = ArrowStore(tmp_path.as_uri())
     store.put("a", b"x")
@@ -616,6 +662,23 @@ def test_a_download_that_breaks_off_is_tried_again(
         store = S3Store("s3://bucket", endpoint)
         assert store.read("a") == b"whole"
         with pytest.raises(OSError, match="the connection broke off"):
+            store.read("a")
+
+
+def test_an_error_of_tls_in_the_midst_of_a_body_is_one_photo_s(
+    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    from botocore.response import StreamingBody
+    from urllib3.exceptions import SSLError
+
+    def broken(self: StreamingBody, amt: int | None = None) -> bytes:
+        raise SSLError("[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]")
+
+    monkeypatch.setattr(storage.s3, "_PATIENCE_S", 1)
+    monkeypatch.setattr(StreamingBody, "read", broken)
+    with _server([(200, b"whole", 5)] * 20) as endpoint:
+        store = S3Store("s3://bucket", endpoint)
+        with pytest.raises(OSError, match=r"the connection broke off: .*BAD_RECORD_MAC"):
             store.read("a")
 
 

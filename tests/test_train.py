@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -24,9 +24,19 @@ from deblur.recipes import Recipe, recipe
 from deblur.sampling import Order
 from deblur.storage import LocalStore, open_store
 from deblur.training import Training
-from jobs import preprocess, train, train_data, train_group, train_record, train_run, train_source
+from jobs import (
+    preprocess,
+    train,
+    train_data,
+    train_group,
+    train_pieces,
+    train_record,
+    train_run,
+    train_source,
+)
 from jobs.progress import Progress, duration
 from jobs.runtime import Cluster, require_gpus
+from jobs.train_pieces import Pieces
 from jobs.train_record import live_text
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -39,11 +49,11 @@ def options(source: Path | str, home: Path | str, **more: object) -> train.Optio
 
 
 @pytest.fixture(scope="module")
-def tables(made_pairs: Path) -> dict[bool, Sequence[Any]]:
+def coded(made_pairs: Path) -> dict[bool, Pieces]:
     """Return coded pairs in the object store, with their blur and, for one drawn anew, without."""
     source = open_store(made_pairs)
     dataset = pairs.read_dataset(source)
-    return {anew: train_source.Pairs(source, dataset, anew=anew).refs() for anew in (False, True)}
+    return {anew: train_source.Pairs(source, dataset, anew=anew).pieces() for anew in (False, True)}
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +155,11 @@ def test_a_run_that_diverges_says_where(
 
 
 def test_a_run_that_was_cut_off_ends_with_the_weights_of_its_steps_taken_at_once(
-    trained: Path, tables: dict[bool, Sequence[Any]]
+    trained: Path, coded: dict[bool, Pieces]
 ) -> None:
     recipe = replace(recipes.REPORT, network="pix2pix-small")
     training = Training(recipe, seed=0)
-    album = train_data.Album(tables[False], Maker("box14", 256, 0), held_out=1)
+    album = train_data.Album(coded[False], Maker("box14", 256, 0), held_out=1)
     feed = train_data.Feed(album, Order(7, 1, 0), workers=1, worker=0, replicas=1, ahead=2)
     for step, batch in enumerate(feed.batches(0, 7)):
         rate = recipe.learning_rate_at(step, 7)
@@ -375,7 +385,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
 
 
 def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
-    """Copies, transparency, what lies in the run, and what would be shrunk below the crop."""
+    """Copies, transparency, what lies in the run, what would be shrunk below the crop, or is too long for WebP."""
     pixels = photos.pixels(300, 320)
     opaque, seen_through = (
         np.dstack([pixels, np.full((300, 320), alpha, np.uint8)]) for alpha in (255, 254)
@@ -384,6 +394,7 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
         "a/1.jpg": photos.jpeg(300, 320), "b/2.jpg": photos.jpeg(300, 320), "c.jpg": photos.jpeg(300, 320, seed=1),
         "opaque.png": photos.file(opaque, "PNG"), "through.png": photos.file(seen_through, "PNG"),
         "run/samples/step-7.jpg": photos.jpeg(300, 900), "wide.jpg": photos.jpeg(300, 14_000),
+        "strip.jpg": photos.jpeg(600, 34_000),
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -393,10 +404,56 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
         "b/2.jpg": "same content as a/1.jpg",
         "through.png": "has transparent pixels",
     }
-    tables = ray.get(list(found.refs()))
-    keys = sorted(key for table in tables for key in table["key"].to_pylist())
-    assert keys == ["a/1.jpg", "c.jpg", "opaque.png", "wide.jpg"]
-    assert found.photos == 4
+    pieces = found.pieces()
+    tables = ray.get(list(pieces.refs))
+    assert [table["key"].to_pylist() for table in tables] == ray.get(pieces.keys)
+    sizes = {
+        key: photo.decode(data).pixels.shape[:2]
+        for table in tables
+        for key, data in zip(table["key"].to_pylist(), table["sharp"].to_pylist(), strict=True)
+    }
+    assert sizes == {
+        "a/1.jpg": (300, 320), "c.jpg": (300, 320), "opaque.png": (300, 320), "strip.jpg": (300, 16_383),
+        "wide.jpg": (300, 14_000),
+    }  # fmt: skip
+    assert found.photos == 5
+
+
+def test_who_wants_one_photo_brings_few_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_pieces, "_PIECE_BYTES", 100)
+    bytes_of = {"a": 40, "b": 60, "c": 30, "bad": 50, "d": 90, "e": 500, "f": 1}
+    columns = {
+        "key": list(bytes_of),
+        "sharp": [key[0].encode() * (size - size // 2) for key, size in bytes_of.items()],
+        "blurred": [bytes(size // 2) for size in bytes_of.values()],
+        "reason": ["broken" if key == "bad" else None for key in bytes_of],
+    }  # fmt: skip
+    tables = [ray.put(pa.table(columns)), ray.put(pa.table(columns).slice(3, 1))]
+    facts = train_pieces.facts(tables)
+    assert {fact.key: fact.size_bytes for fact in facts[0]} == bytes_of
+    pieces = train_pieces.cut(tables, facts)
+    expected = [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
+    assert ray.get(pieces.keys) == expected
+    found = ray.get(list(pieces.refs))
+    assert [table["key"].to_pylist() for table in found] == expected
+    for table in found:
+        assert table.column_names == ["key", "sharp", "blurred"]
+        assert [data[:1].decode() for data in table["sharp"].to_pylist()] == table[
+            "key"
+        ].to_pylist()
+    # The more photos there are, the larger the pieces, so that there are not too many to know.
+    monkeypatch.setattr(train_pieces, "_MOST_PIECES", 2)
+    assert ray.get(train_pieces.cut(tables, facts).keys) == [["a", "b", "c", "d"], ["e"], ["f"]]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus", "ahead"),
+    [([2], 1, 1, 3), ([2], 2, 0.5, 2), ([8] * 5, 4, 1, 19), ([8], 1, 1, 15), ([], 1, 1, 1)],
+)
+def test_as_many_blocks_are_made_ahead_as_the_free_cores_make(
+    nodes: list[float], workers: int, cpus: float, ahead: int
+) -> None:
+    assert train_data.blocks_ahead(nodes, workers, cpus) == ahead
 
 
 def test_pairs_of_an_odd_side_are_validated_on_a_multiple_of_the_stride(photos: Any) -> None:
@@ -435,7 +492,7 @@ def test_cores_are_left_for_the_data(
 @pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize(("workers", "replicas", "ahead"), [(2, 1, 1), (3, 1, 2), (1, 2, 9)])
 def test_batches_are_the_planned_ones(
-    tables: dict[bool, Sequence[Any]],
+    coded: dict[bool, Pieces],
     workers: int,
     replicas: int,
     ahead: int,
@@ -444,7 +501,7 @@ def test_batches_are_the_planned_ones(
 ) -> None:
     """What each worker is fed is exactly what the order has for it, in blocks of any size."""
     monkeypatch.setattr(train_data, "_BLOCK_PHOTOS", 8)
-    album = train_data.Album(tables[anew], Maker("box14", 256, 5), held_out=2)
+    album = train_data.Album(coded[anew], Maker("box14", 256, 5), held_out=2)
     places = album.training
     assert len(places) == 6
     order = Order(len(places), 4, 5)
@@ -467,7 +524,7 @@ def test_batches_are_the_planned_ones(
             assert list(batch.keys) == [places[row].key for row in rows]
             for index, row in enumerate(rows):
                 place = places[row]
-                table = ray.get(album.refs[place.block])
+                table = ray.get(album.pieces.refs[place.piece])
                 sharp, blurred = train_data.example(album.maker, table, place, order.epoch(step))
                 assert np.array_equal(batch.sharp[index], sharp)
                 assert np.array_equal(batch.blurred[index], blurred)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import urllib.parse
+from contextlib import suppress
+from pathlib import Path
 
 from deblur.errors import UsageError
 from deblur.storage.arrow import ArrowStore
@@ -18,7 +20,7 @@ from deblur.storage.local import LocalStore
 from deblur.storage.s3 import S3Store
 
 __all__ = [
-    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "below", "open_object", "open_store",
+    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "address", "below", "open_object", "open_store",
     "reason", "refuse_secrets",
 ]  # fmt: skip
 
@@ -65,11 +67,21 @@ def open_object(uri: str) -> tuple[Store, Entry] | None:
 
 def below(inner: Store, outer: Store) -> str | None:
     """Return what the keys of `inner` begin with in `outer`: "" if both are one, None if apart."""
-    inside, outside = _address(inner) + "/", _address(outer) + "/"
-    return inside.removeprefix(outside) if inside.startswith(outside) else None
+    inside, outside = address(inner) + "/", address(outer) + "/"
+    if inside.startswith(outside):
+        return inside.removeprefix(outside)
+    if isinstance(inner, LocalStore) and isinstance(outer, LocalStore):
+        # A disk may take `Photos` and `photos` for one name, and a folder may be mounted twice.
+        folder = Path(os.path.realpath(inner.root))
+        for above in (folder, *folder.parents):
+            with suppress(OSError):  # it is not there yet
+                if os.path.samefile(above, outer.root):
+                    rest = folder.relative_to(above).as_posix()
+                    return "" if rest == "." else f"{rest}/"
+    return None
 
 
-def _address(place: Store) -> str:
-    # Of a folder without links and "..": two names of one folder are one place.
-    address = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
-    return address.rstrip("/")
+def address(place: Store) -> str:
+    """Return a place's URI or path: of a folder without links and "..", as two names of one are one place."""
+    found = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
+    return found.rstrip("/")

@@ -36,15 +36,22 @@ class LocalStore(Store):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         top = self._path(prefix) if prefix else self.root
-        if top.is_dir():
+        try:
+            found, root = (_status(path) for path in (top, self.root))
+        except OSError as error:
+            raise UsageError(f"cannot list {top}: {reason(error)}") from error
+        if found and stat.S_ISDIR(found.st_mode):
             yield from self._walk(top, frozenset())
-        elif self.root.exists() and not self.root.is_dir():
+        elif root and not stat.S_ISDIR(root.st_mode):
             raise UsageError(f"{self.root} is a file, not a folder")
         elif not prefix:
             raise UsageError(f"there is no folder {self.root}")
 
     def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-        """Yield the entries of a folder, links followed, but not those to a folder `above`."""
+        """Yield the entries of a folder, links followed, but not those to a folder `above`.
+
+        What is there and may not be looked at has no ETag: who reads it learns why.
+        """
         try:
             status = folder.stat()
             above = above | {(status.st_dev, status.st_ino)}
@@ -63,15 +70,21 @@ class LocalStore(Store):
             raise UsageError(f"cannot list {folder}: {reason(error)}") from error
         for name in names:
             path = folder / name
+            key = path.relative_to(self.root).as_posix()
             try:
-                status = path.stat()
-            except OSError:
-                continue  # a link to nothing, or gone since
+                found = _status(path)
+            except OSError as error:
+                if name.endswith("/"):
+                    raise UsageError(f"cannot list {path}: {reason(error)}") from error
+                yield Entry(key, 0, "")
+                continue
+            if found is None:
+                continue
             if name.endswith("/"):
-                if (status.st_dev, status.st_ino) not in above:
+                if (found.st_dev, found.st_ino) not in above:
                     yield from self._walk(path, above)
-            elif stat.S_ISREG(status.st_mode):
-                yield Entry(path.relative_to(self.root).as_posix(), status.st_size, _etag(status))
+            elif stat.S_ISREG(found.st_mode):
+                yield Entry(key, found.st_size, _etag(found))
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         try:
@@ -126,11 +139,25 @@ class LocalStore(Store):
         return fs.LocalFileSystem(), str(self.root)
 
 
+# Of a link to nothing, through a file, or to itself; or of what is gone since.
+_NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what is there, links followed, or None if nothing is. Raises OSError if that is not to be known."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return None
+        raise
+
+
 def _is_folder(child: os.DirEntry[str]) -> bool:
     try:
         return child.is_dir()
     except OSError:
-        return False  # a link to itself, or through a file: as one to nothing
+        return False  # a link whose target cannot be seen
 
 
 def _etag(status: os.stat_result) -> str:

@@ -109,6 +109,7 @@ class S3Store(Store):
             DeblurError: if a store that has answered before is not to be reached any more.
         """
         from botocore import exceptions
+        from urllib3.exceptions import HTTPError
 
         started = time.monotonic()
         pause_s = _FIRST_PAUSE_S
@@ -147,7 +148,8 @@ class S3Store(Store):
                 last = error
             except exceptions.ConnectionError as error:
                 failure, last = self._unreachable(error), error
-            except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
+            # urllib3's is what boto3 makes of an error of TLS in the midst of a body: nothing.
+            except (exceptions.HTTPClientError, exceptions.IncompleteReadError, HTTPError) as error:
                 text = f"the connection broke off: {reason(error)}"
                 failure, last = OSError(errno.EIO, text, self.uri), error
             except (exceptions.BotoCoreError, ValueError) as error:
@@ -204,8 +206,7 @@ class S3Store(Store):
             if etag is not None and answer.get("ETag", "").removeprefix("W/").strip('"') != etag:
                 answer["Body"].close()
                 raise changed(key)
-            data: bytes = answer["Body"].read()
-            return data
+            return _body(answer)
 
         try:
             data: bytes = self._call("get_object", take, Key=self._name(key))
@@ -216,9 +217,7 @@ class S3Store(Store):
     def peek(self, key: str, count: int) -> bytes:
         span = f"bytes=0-{count - 1}" if count > 0 else f"bytes={count}"
         try:
-            data: bytes = self._call(
-                "get_object", lambda answer: answer["Body"].read(), Key=self._name(key), Range=span
-            )
+            data: bytes = self._call("get_object", _body, Key=self._name(key), Range=span)
         except OSError as error:
             if error.errno == errno.ERANGE:
                 return b""  # of an empty object no range can be had
@@ -276,3 +275,9 @@ def _content_type(key: str) -> str:
     # By the extension alone: whole names are taken for URLs, and keys may be anything.
     guess = mimetypes.guess_type("_" + os.path.splitext(key)[1], strict=False)[0]
     return guess or "application/octet-stream"
+
+
+def _body(answer: Any) -> bytes:
+    with contextlib.closing(answer["Body"]) as body:  # else one that breaks off stays open
+        data: bytes = body.read()
+    return data

@@ -1,0 +1,153 @@
+"""Which photos have no place of their own in DESTINATION, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+
+from deblur import history, keys, ledger
+from deblur.errors import UsageError
+from deblur.storage import Entry, LocalStore, Store, address, below, reason
+from jobs.restore_stages import Treatment
+
+RAW = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"})
+"""Extensions of cameras' raw files, whose previews some decoders give for the photo."""
+
+
+def refused(
+    inventory: Sequence[Entry],
+    source: Store,
+    destination: Store,
+    treatment: Treatment,
+    *,
+    probe: bool,
+    alone: bool,
+) -> dict[str, str]:
+    """Return key -> reason for what has no place of its own in DESTINATION.
+
+    All of SOURCE is judged, also what is done: what a run decides does not depend on how far the one
+    before it came.
+
+    Args:
+        inventory: the photos of SOURCE.
+        source, destination: the places.
+        treatment: what is to be done to the photos.
+        probe: whether DESTINATION may be written to, to learn what names it takes for one.
+        alone: whether the inventory is one photo of SOURCE, beside which others may lie.
+    """
+    bucket = "://" in destination.uri
+    prefix = destination.uri.partition("://")[2].partition("/")[2].rstrip("/") if bucket else ""
+    inside = below(source, destination)
+    renamed = treatment.format is not None or treatment.suffix
+    beside = {entry.key for entry in inventory} if inside == "" and renamed else set()
+    reasons = {}
+    for entry in inventory:
+        for output in treatment.output_keys(entry.key):
+            raw = os.path.splitext(entry.key)[1].lower() in RAW
+            why = "a camera's raw file is not supported" if raw else None
+            why = why or keys.objection(output, f"{prefix}/" if prefix else "")
+            if not why and inside and output.startswith(inside):
+                why = f"its output would be {inside}..., among the photos of SOURCE"
+            if not why and output != entry.key and output in beside:
+                why = f"its output would replace {keys.shown(output)}, a photo of SOURCE"
+            if not why and alone:
+                why = _held(destination, entry.key, output, in_place=inside == "")
+            if why:
+                reasons[entry.key] = why
+                break
+    if bucket and not renamed:
+        return reasons  # outputs have the keys of their photos, of which no two are the same
+    wanted = [
+        (entry.key, treatment.output_key(entry.key))
+        for entry in inventory
+        if entry.key not in reasons
+    ]
+    disk = isinstance(destination, LocalStore)
+    lost, folds = keys.collisions(wanted, disk=disk), False
+    if disk and (folded := keys.collisions(wanted, disk=disk, folded=True)) != lost:
+        folds = probe and _folds(destination)
+        lost = folded if folds else lost
+    if lost:  # seldom: only now it matters who was first
+        holders = ledger.steadily(lambda: _holders(destination))
+        lost = keys.collisions(wanted, disk=disk, folded=folds, holders=holders)
+    return reasons | lost
+
+
+def outputs(destination: Store) -> frozenset[str]:
+    """Return the keys of what was ever put into DESTINATION under other names than its photos'."""
+    return ledger.steadily(
+        lambda: frozenset(
+            output
+            for key, output in history.rows(ledger.read(destination, ["key", "output_key"]))
+            if output and output != key
+        )
+    )
+
+
+SOURCES = "_deblur/sources.json"
+"""In DESTINATION: the places whose photos it has."""
+
+
+def refuse_others(source: Store, destination: Store, todo: Sequence[Entry]) -> None:
+    """Raise UsageError if photos of another SOURCE would be replaced: cameras give all cards the same names."""
+    if below(source, destination) == "":
+        return
+    known = _sources(destination)
+    if not known or address(source) in known:
+        return
+    holders = ledger.steadily(lambda: _holders(destination))
+    if same := [entry.key for entry in todo if entry.key in holders]:
+        raise UsageError(
+            f"{destination.uri} has {len(same)} photos of {known[0]} whose names are the same, such as "
+            f"{keys.shown(same[0])}: they would be replaced. Give each SOURCE a DESTINATION of its own; "
+            f"if it is the same SOURCE at another place, remove {SOURCES} there"
+        )
+
+
+def remember(source: Store, destination: Store) -> None:
+    """Note down in DESTINATION whose photos it has."""
+    known = _sources(destination)
+    if address(source) not in known:
+        destination.put(SOURCES, json.dumps([*known, address(source)]).encode())
+
+
+def _sources(destination: Store) -> list[str]:
+    try:
+        known: list[str] = json.loads(destination.read(SOURCES))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{destination.uri}/{SOURCES} cannot be read: {reason(error)}") from error
+    return known
+
+
+def _held(destination: Store, key: str, output: str, *, in_place: bool) -> str | None:
+    """Return who has the place of the one photo that is looked at, or None: a listing would have shown it."""
+    columns = ["key", "output_key", "status"]
+    rows = ledger.steadily(lambda: list(history.rows(ledger.current(destination, columns))))
+    for other, place, status in rows:
+        if place == output and status == "restored" and other != key:
+            return f"its output would be that of {keys.shown(other)}"
+    strange = in_place and output != key and output not in outputs(destination)
+    if strange and destination.exists(output):
+        return f"its output would replace {keys.shown(output)}, which lies beside it"
+    return None
+
+
+def _holders(destination: Store) -> set[str]:
+    """Return the keys of the photos that have an output in DESTINATION."""
+    rows = history.rows(ledger.current(destination, ["key", "status"]))
+    return {key for key, status in rows if status == "restored"}
+
+
+def _folds(destination: Store) -> bool:
+    """Say whether DESTINATION takes names that differ by case for one."""
+    destination.make_ready()
+    name = f".deblur-probe-{uuid.uuid4().hex}"
+    destination.put(name, b"")
+    try:
+        return destination.exists(name.upper())
+    finally:
+        destination.delete(name)
