@@ -41,6 +41,14 @@ _ALWAYS = {
 }
 
 
+_AUTHENTICATION = "AuthenticationError"  # of Ray, of which its ConnectionError has the trace alone
+# Ray 2.60 starts a cluster with a token where there is one, and joins it without where an address is given.
+_TOKEN_HELP = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to what its head has in "
+    "~/.ray/auth_token"
+)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Cluster:
@@ -86,6 +94,10 @@ def cluster(where: Cluster) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
             raise DeblurError(f"Ray does not start on this machine: {error}") from error
+        if _AUTHENTICATION in f"{error} {error.__cause__}":
+            raise UsageError(
+                f"the Ray cluster at {address!r} wants its token: {_TOKEN_HELP}"
+            ) from error
         if isinstance(error, ConnectionError):
             raise DeblurError(
                 f"no Ray cluster answers at {address!r}: give its address, or none to run on this machine"

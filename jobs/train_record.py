@@ -49,7 +49,7 @@ class Record:
             else Path(self._events_folder.name)
         )
         self._local_events = local
-        self._events = tf.summary.create_file_writer(str(local))
+        self._events = self._writer()
 
     def step(self, step: int, figures: Mapping[str, Any], waited_s: float) -> None:
         """Take note of a step. Reads the figures, and so waits for the device, about once a second."""
@@ -123,9 +123,17 @@ class Record:
 
     def _publish_events(self) -> None:
         self._events.flush()
-        if not isinstance(self._home, LocalStore):
-            for file in self._local_events.iterdir():
-                self._home.put(f"{_EVENTS}/{file.name}", file.read_bytes())
+        if isinstance(self._home, LocalStore):
+            return
+        # Each file once: with all the sheets of a long run one would come to gigabytes.
+        self._events.close()
+        for file in self._local_events.iterdir():
+            self._home.put(f"{_EVENTS}/{file.name}", file.read_bytes())
+            file.unlink()
+        self._events = self._writer()
+
+    def _writer(self) -> Any:
+        return tf.summary.create_file_writer(str(self._local_events))
 
     def finish(self, step: int, progress: Any, policy: str) -> None:
         """Write the model and its card: the mark that the run is finished.

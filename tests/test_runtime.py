@@ -60,6 +60,23 @@ def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's error says that it cannot connect; why is in the trace that its cause has for a text."""
+    import ray
+
+    def refuse(**_: object) -> None:
+        trace = "Traceback:\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken"
+        raise ConnectionError("Failed to connect") from RuntimeError(trace)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(UsageError, match="at 'head:6379' wants its token: set RAY_AUTH_MODE=token"),
+        runtime.cluster(runtime.Cluster(address="head:6379")),
+    ):
+        pass
+
+
 def test_what_ray_says_of_a_cluster_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -128,6 +128,28 @@ def test_tensorboard_has_all_figures(trained: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_bucket_gets_each_event_once(bucket: Any, tmp_path: Path) -> None:
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    home = open_store(f"{bucket()}/run")
+    config = {
+        "plan": None, "name": "", "licence": "", "album": SimpleNamespace(validation=lambda: iter(())),
+    }  # fmt: skip
+    record = train_record.Record(home, config, None)
+    for step in (1, 2, 3):
+        with record._events.as_default(step):
+            tf.summary.scalar("loss/pixel", 0.5 / step)
+        record._publish_events()
+    files = list(home.list("tensorboard"))
+    assert len(files) == 3
+    for entry in files:
+        (tmp_path / Path(entry.key).name).write_bytes(home.read(entry.key))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss/pixel")] == [1, 2, 3]
+
+
 def test_a_finished_run_is_left_alone(trained: Path, made_pairs: Path) -> None:
     before = (trained / "model" / "model.keras").stat().st_mtime_ns
     summary = train.run(options(made_pairs, trained, checkpoint_steps=3, precision="float32"))
