@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import shutil
@@ -197,6 +198,14 @@ def test_usage_errors(made_pairs: Path, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             evaluate.run(evaluate.Options(str(made_pairs), str(tmp_path), **more))
+    (tmp_path / "none").mkdir()
+    store = open_store(tmp_path / "none")
+    counts = {"train": {"castle": 8}, "test": {"castle": 0}}
+    made = pairs.read_dataset(open_store(made_pairs))
+    pairs.write_dataset(store, dataclasses.replace(made, counts=counts))
+    pairs.write_shard(store, "test/00000.parquet", [], {"castle/0.jpg": "too small"}, made.plan_id)
+    with pytest.raises(UsageError, match="has no test pairs"):
+        evaluate.run(evaluate.Options(str(tmp_path / "none"), str(tmp_path)))
     with pytest.raises(UsageError, match="holds no model"):
         evaluate.run(evaluate.Options(str(made_pairs), str(tmp_path), model=(str(tmp_path),)))
     with pytest.raises(UsageError, match="holds no finished pairs"):

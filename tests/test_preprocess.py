@@ -177,6 +177,23 @@ def test_only_broken_photos(tmp_path: Path) -> None:
         preprocess.run(options(tmp_path / "in", tmp_path / "out"))
 
 
+def test_a_category_of_which_nothing_can_be_used_is_told_of(
+    photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for category, height in (("castle", 280), ("forest", 200)):
+        (tmp_path / "in" / category).mkdir(parents=True)
+        for index in range(2):
+            data = photos.jpeg(height, 300, seed=height + index)
+            (tmp_path / "in" / category / f"{index}.jpg").write_bytes(data)
+    summary = preprocess.run(options(tmp_path / "in", tmp_path / "out", train=1, test=1))
+    assert summary["by_category"] == {
+        split: {"castle": 1, "forest": 0} for split in ("train", "test")
+    }
+    said = capsys.readouterr().err
+    for split in ("train", "test"):
+        assert f"fewer than the 1 {split} photos wanted: forest 0" in said
+
+
 def test_cluster_is_left_running() -> None:
     import ray
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,44 @@ def test_tensorboard_has_all_figures(trained: Path) -> None:
         "schedule/learning_rate", "speed/images_per_second", "speed/share_waiting_for_data",
         "validation/psnr", "validation/ssim", "blurred | restored | sharp",
     }  # fmt: skip
+
+
+def test_checkpoints_do_not_pile_up_on_a_slow_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the worker alone: what is not there yet when the next one is written is waited for."""
+    from jobs import train_worker
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    there: list[str] = []
+    modes = []
+
+    def report(_: Any, *, checkpoint_upload_mode: Any, **more: Any) -> None:
+        modes.append(checkpoint_upload_mode.name)
+
+    def uploaded() -> Any:
+        return SimpleNamespace(path=f"bucket/run/{there[-1]}") if there else None
+
+    monkeypatch.setattr(ray.train, "report", report)
+    monkeypatch.setattr(ray.train, "get_checkpoint", uploaded)
+    worker = object.__new__(train_worker._Worker)
+    worker._chief, worker._reported = True, ""
+    worker._watch = SimpleNamespace(settle=lambda: None, last_good="")
+    worker._training = SimpleNamespace(save=lambda folder: None)
+    for step, arrives in [(1, True), (2, False), (3, True), (4, True)]:
+        worker._progress = train_worker.Progress(step=step)
+        worker._save_checkpoint(None, wait=False)
+        if arrives:
+            there.append(f"step-{step:08d}")
+    assert modes == ["ASYNC", "ASYNC", "SYNC", "ASYNC"]
+
+
+def test_a_worker_uses_no_more_cores_than_its_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose limit the system's affinity does not know."""
+    from jobs import train_worker
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert train_worker._cores() == 2
 
 
 def test_a_bucket_gets_each_event_once(bucket: Any, tmp_path: Path) -> None:
