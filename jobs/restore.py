@@ -28,7 +28,15 @@ from jobs.progress import Progress, note, warn
 from jobs.restore_estimate import estimate
 from jobs.restore_report import Pages, Tally, account, warn_of
 from jobs.restore_stages import Deliver, Fetch, Restore, Treatment
-from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_gpus, require_shared
+from jobs.runtime import (
+    RETRIES,
+    Cluster,
+    bounded_retries,
+    cluster,
+    require_gpus,
+    require_shared,
+    working_nodes,
+)
 
 # A pack is passed on as soon as it is there; Ray Data would gather 128 MB of them first.
 _BLOCK_BYTES = 1 << 20
@@ -211,9 +219,8 @@ def _restore(
 
     require_gpus(int(options.gpu), options.cluster)
     resources = ray.cluster_resources()
-    # A head without cores computes nothing; a cluster that has no GPU, or no core, has yet to grow.
-    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-    found = int(resources.get("GPU", 0)) if options.gpu else nodes
+    # A cluster that has no GPU, or no core, has yet to grow.
+    found = int(resources.get("GPU", 0)) if options.gpu else len(working_nodes())
     actors = options.actors or max(found, 1)
     fetch, deliver = _ends(source, destination, options, treatment)
     with bounded_retries():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from deblur import history, keys, ledger
 from deblur.errors import UsageError
@@ -21,6 +20,7 @@ def refused(
     source: Store,
     destination: Store,
     treatment: Treatment,
+    own: Set[str],
     *,
     probe: bool,
     alone: bool,
@@ -34,6 +34,7 @@ def refused(
         inventory: the photos of SOURCE.
         source, destination: the places.
         treatment: what is to be done to the photos.
+        own: what was put into DESTINATION before, where that is SOURCE as well.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
         alone: whether the inventory is one photo of SOURCE, beside which others may lie.
     """
@@ -44,16 +45,20 @@ def refused(
     beside = {entry.key for entry in inventory} if inside == "" and renamed else set()
     reasons = {}
     for entry in inventory:
+        if os.path.splitext(entry.key)[1].lower() in RAW:
+            reasons[entry.key] = "a camera's raw file is not supported"
+            continue
         for output in treatment.output_keys(entry.key):
-            raw = os.path.splitext(entry.key)[1].lower() in RAW
-            why = "a camera's raw file is not supported" if raw else None
-            why = why or keys.objection(output, f"{prefix}/" if prefix else "")
+            why = keys.objection(output, f"{prefix}/" if prefix else "")
             if not why and inside and output.startswith(inside):
                 why = f"its output would be {inside}..., among the photos of SOURCE"
             if not why and output != entry.key and output in beside:
                 why = f"its output would replace {keys.shown(output)}, a photo of SOURCE"
             if not why and alone:
-                why = _held(destination, entry.key, output, in_place=inside == "")
+                why = _held(destination, entry.key, output)
+            strange = alone and inside == "" and output != entry.key and output not in own
+            if not why and strange and destination.exists(output):
+                why = f"its output would replace {keys.shown(output)}, which lies beside it"
             if why:
                 reasons[entry.key] = why
                 break
@@ -123,16 +128,13 @@ def _sources(destination: Store) -> list[str]:
     return known
 
 
-def _held(destination: Store, key: str, output: str, *, in_place: bool) -> str | None:
-    """Return who has the place of the one photo that is looked at, or None: a listing would have shown it."""
+def _held(destination: Store, key: str, output: str) -> str | None:
+    """Say whose output is at the place of the one photo that is looked at: a listing would have shown it."""
     columns = ["key", "output_key", "status"]
     rows = ledger.steadily(lambda: list(history.rows(ledger.current(destination, columns))))
     for other, place, status in rows:
         if place == output and status == "restored" and other != key:
             return f"its output would be that of {keys.shown(other)}"
-    strange = in_place and output != key and output not in outputs(destination)
-    if strange and destination.exists(output):
-        return f"its output would replace {keys.shown(output)}, which lies beside it"
     return None
 
 
@@ -144,10 +146,5 @@ def _holders(destination: Store) -> set[str]:
 
 def _folds(destination: Store) -> bool:
     """Say whether DESTINATION takes names that differ by case for one."""
-    destination.make_ready()
-    name = f".deblur-probe-{uuid.uuid4().hex}"
-    destination.put(name, b"")
-    try:
+    with destination.probed() as name:
         return destination.exists(name.upper())
-    finally:
-        destination.delete(name)

@@ -10,6 +10,7 @@ from typing import Any
 from deblur import history, keys, ledger, places365
 from deblur.entries import Entries
 from deblur.errors import UsageError
+from deblur.groups import groups
 from deblur.storage import Entry, LocalStore, Store, below, open_object, open_store
 from jobs import restore_names
 from jobs.restore_stages import Treatment, outcome
@@ -64,7 +65,8 @@ def plan(
         retry_failed: whether what failed before is to do.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
     """
-    own = restore_names.outputs(destination) if below(source, destination) == "" else frozenset()
+    in_place = below(source, destination) == ""
+    own = restore_names.outputs(destination) if in_place else frozenset()
     listed = source.list() if alone is None else [alone]
     found = _inventory(source, listed, below(destination, source), own)
     inventory, others = found.photos, found.others
@@ -76,7 +78,7 @@ def plan(
         retry_failed=retry_failed,
     )
     reasons = restore_names.refused(
-        inventory, source, destination, treatment, probe=probe, alone=alone is not None
+        inventory, source, destination, treatment, own, probe=probe, alone=alone is not None
     )
     reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
     if not reasons:
@@ -191,13 +193,4 @@ def restored_in_place(destination: Store) -> frozenset[str]:
 
 def chunks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
     """Yield groups of photos that one task fetches."""
-    group: list[Entry] = []
-    size_bytes = 0
-    for entry in entries:
-        if group and (len(group) == _CHUNK_PHOTOS or size_bytes + entry.size_bytes > _CHUNK_BYTES):
-            yield group
-            group, size_bytes = [], 0
-        group.append(entry)
-        size_bytes += entry.size_bytes
-    if group:
-        yield group
+    return groups(entries, lambda entry: entry.size_bytes, _CHUNK_BYTES, _CHUNK_PHOTOS)

@@ -8,10 +8,9 @@ import signal
 import sys
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -164,6 +163,13 @@ def require_gpus(count: int, where: Cluster) -> None:
     warn(f"{count} GPUs are wanted and the cluster has {found:g}: the job waits until it has grown")
 
 
+def working_nodes() -> list[dict[str, Any]]:
+    """Return the cluster's nodes that are there now and have cores: a head without computes nothing."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
 def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
     """Raise UsageError where a folder is not on all machines of the cluster, or not the same one.
 
@@ -178,15 +184,15 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
 
     paths = {store.uri: store.uri for store in read if isinstance(store, LocalStore)}
     here = ray.get_runtime_context().get_node_id()
-    working = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    working = working_nodes()
     others = [node for node in working if node["NodeID"] != here]
-    if (working and not others) or not (paths or isinstance(written, LocalStore)):
+    if working and not others:
         return
-    probe = f".deblur-probe-{uuid.uuid4().hex}"
-    if isinstance(written, LocalStore):
-        written.put(probe, b"")
-        paths[written.uri] = f"{written.uri}/{probe}"
-    try:
+    with ExitStack() as stack:
+        if isinstance(written, LocalStore):
+            paths[written.uri] = f"{written.uri}/{stack.enter_context(written.probed())}"
+        if not paths:
+            return
         # On a cluster that has yet to grow, its first machine is asked.
         ask = ray.remote(num_cpus=0 if others else 1)(_missing)
         asked = {
@@ -205,9 +211,6 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
                     f"{missing[0]} is a folder of this machine, and {machine} does not have it: give "
                     "a folder that all machines of the cluster share, or a bucket"
                 )
-    finally:
-        if isinstance(written, LocalStore):
-            written.delete(probe)
 
 
 def _missing(paths: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,7 @@ import ray
 from deblur import photo, seeds
 from deblur.examples import Example, Maker
 from deblur.sampling import Order
+from jobs.runtime import working_nodes
 from jobs.train_pieces import TASK_CPUS, Pieces
 
 # A block holds this many photos, or one batch: so the overhead of a task, 5 ms or more, does not show.
@@ -117,8 +118,8 @@ def _decoded(data: Any) -> np.ndarray:
 
 
 def cores() -> list[float]:
-    """Return the cores of each of the cluster's nodes that are there now."""
-    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    """Return the cores of each of the cluster's nodes that has some."""
+    return [node["Resources"]["CPU"] for node in working_nodes()]
 
 
 def blocks_ahead(nodes: Sequence[float], workers: int, cpus: float) -> int:

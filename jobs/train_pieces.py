@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+
+from deblur.groups import groups
 
 TASK_CPUS = 0.5  # so that a task finds its place beside one worker on one core
 
@@ -67,29 +69,14 @@ def cut(tables: Sequence[Any], found: Sequence[Sequence[Fact]]) -> Pieces:
     refs: list[Any] = []
     keys: list[list[str]] = []
     for table, rows in zip(tables, found, strict=True):
-        groups = list(_groups(rows, most))
-        if not groups:
+        sizes = {row: fact.size_bytes for row, fact in enumerate(rows) if not fact.reason}
+        cuts = list(groups(sizes, sizes.__getitem__, most))
+        if not cuts:
             continue
-        made = _taken.options(num_returns=len(groups)).remote(table, groups)
-        refs += made if len(groups) > 1 else [made]
-        keys += [[rows[row].key for row in group] for group in groups]
+        made = _taken.options(num_returns=len(cuts)).remote(table, cuts)
+        refs += made if len(cuts) > 1 else [made]
+        keys += [[rows[row].key for row in chosen] for chosen in cuts]
     return Pieces(refs, ray.put(keys))
-
-
-def _groups(rows: Sequence[Fact], most_bytes: int) -> Iterator[list[int]]:
-    """Yield the rows of each piece: those that can serve, in their order."""
-    group: list[int] = []
-    size = 0
-    for row, fact in enumerate(rows):
-        if fact.reason:
-            continue
-        if group and size + fact.size_bytes > most_bytes:
-            yield group
-            group, size = [], 0
-        group.append(row)
-        size += fact.size_bytes
-    if group:
-        yield group
 
 
 @ray.remote(num_cpus=TASK_CPUS)
@@ -106,7 +93,7 @@ def _facts(table: pa.Table) -> list[Fact]:
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _taken(table: pa.Table, groups: Sequence[Sequence[int]]) -> Any:
+def _taken(table: pa.Table, cuts: Sequence[Sequence[int]]) -> Any:
     columns = ["key", *(name for name in _CODED if name in table.column_names)]
-    pieces = [table.select(columns).take(list(group)) for group in groups]
+    pieces = [table.select(columns).take(chosen) for chosen in cuts]
     return pieces if len(pieces) > 1 else pieces[0]

@@ -20,6 +20,7 @@ from deblur.divergence import Diverged, Watch
 from deblur.precision import policy
 from deblur.sampling import Order
 from deblur.training import Training
+from jobs.runtime import working_nodes
 from jobs.train_data import Batch, Feed, blocks_ahead, cores
 from jobs.train_record import Record
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
@@ -257,7 +258,7 @@ def _begun() -> str:
 def _cores() -> int:
     """Return the cores that this process may use: a container's limit is known to Ray alone."""
     here = ray.get_runtime_context().get_node_id()
-    known = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here]
+    known = [node["Resources"]["CPU"] for node in working_nodes() if node["NodeID"] == here]
     # Not on macOS.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min([allowed or 1, *map(int, known)])

@@ -45,14 +45,21 @@ def test_so_is_one_that_starts_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it went on")
 
 
-def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def _refuse(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, cause: Exception | None = None
+) -> None:
+    """Have Ray not join a cluster."""
     import ray
 
-    def refuse(**_: object) -> None:
-        raise ConnectionError("nobody there")
+    def init(**_: object) -> None:
+        raise error from cause
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "init", init)
+
+
+def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    _refuse(monkeypatch, ConnectionError("nobody there"))
     with (
         pytest.raises(DeblurError, match="no Ray cluster answers at 'nowhere:1'"),
         runtime.cluster(runtime.Cluster(address="nowhere:1")),
@@ -62,14 +69,8 @@ def test_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's error says that it cannot connect; why is in the trace that its cause has for a text."""
-    import ray
-
-    def refuse(**_: object) -> None:
-        trace = "Traceback:\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken"
-        raise ConnectionError("Failed to connect") from RuntimeError(trace)
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refuse)
+    trace = "Traceback:\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken"
+    _refuse(monkeypatch, ConnectionError("Failed to connect"), RuntimeError(trace))
     with (
         pytest.raises(UsageError, match="at 'head:6379' wants its token: set RAY_AUTH_MODE=token"),
         runtime.cluster(runtime.Cluster(address="head:6379")),
@@ -78,13 +79,8 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_ray_says_of_a_cluster_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    def refuse(**_: object) -> None:
-        raise RuntimeError("Version mismatch:\n  Python 3.11, not\n  Python 3.12")
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refuse)
+    mismatch = "Version mismatch:\n  Python 3.11, not\n  Python 3.12"
+    _refuse(monkeypatch, RuntimeError(mismatch))
     text = (
         "the Ray cluster at 'head:6379' cannot be joined: Version mismatch: Python 3.11, not Python"
     )

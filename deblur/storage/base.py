@@ -85,14 +85,23 @@ class Store(ABC):
 
         Where nothing may be deleted, an empty object stays, whose name listings leave out.
         """
+        with self.probed():
+            pass
+
+    @contextlib.contextmanager
+    def probed(self) -> Iterator[str]:
+        """Have an empty object here for a while, and yield its key. Raises UsageError if none can be put."""
         probe = f".deblur-probe-{uuid.uuid4().hex}"
         try:
             self.put(probe, b"")
         except OSError as error:
             raise UsageError(f"cannot write to {self.uri}: {reason(error)}") from error
-        # A bucket to write to once has no right to delete, and takes results all the same.
-        with contextlib.suppress(OSError):
-            self.delete(probe)
+        try:
+            yield probe
+        finally:
+            # A bucket to write to once has no right to delete, and takes results all the same.
+            with contextlib.suppress(OSError):
+                self.delete(probe)
 
 
 _SECRET = re.compile(r"(key|secret|token|password|sig|signature)=", re.IGNORECASE)
