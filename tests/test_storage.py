@@ -243,6 +243,20 @@ def test_a_place_where_nothing_may_be_deleted_is_ready(
     assert keys(store) == []
 
 
+def test_what_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+    """A photo that its owner alone may read stays one when it is restored in place."""
+    store = open_store(tmp_path)
+    store.put("new", b"1")
+    store.put("a", b"1")
+    (tmp_path / "a").chmod(0o600)
+    store.put("a", b"2")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {"a": 0o600, "new": 0o666 & ~umask}
+    assert store.read("a") == b"2"
+
+
 def test_a_put_that_fails_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ class Store(ABC):
 
     @abstractmethod
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write the object whole or not at all. Raises OSError."""
+        """Write the object whole or not at all; on a disk it has the mode of what it replaces. Raises OSError."""
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -110,6 +111,8 @@ class LocalStore(Store):
         temporary = path.with_name(temporary_name())
         try:
             with temporary.open("xb") as file:
+                with contextlib.suppress(OSError):  # there is no old file, or the disk has no modes
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 file.write(data)
                 file.flush()
                 # Else a power cut may leave the name with no content behind it.
