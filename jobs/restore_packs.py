@@ -1,4 +1,4 @@
-"""What passes between the stages of `deblur restore`: photos in packs of bounded size, not copied.
+"""What passes between the stages of `deblur restore`: photos in packs of bounded size, not copied; then outcomes.
 
 Ray Data would pickle a photo into its table, and again out of it: for 100 megapixels that is three
 copies of 300 MB at a time. Here the pixels of a pack are a column of the table by themselves, which
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from deblur.ledger import Row
 from deblur.photo import Photo
 from deblur.storage import Entry
 
@@ -145,3 +146,17 @@ def _values(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
         for index in range(len(chunk)):
             start, end = int(bounds[index]), int(bounds[index + 1])
             yield data.slice(start, end - start) if data else pa.py_buffer(b"")
+
+
+def outcome(row: Row, item: Item | None = None) -> dict[str, Any]:
+    """Return what the driver is told about a photo."""
+    restored = row.status == "restored"
+    return {
+        "key": row.key,
+        "status": row.status,
+        "reason": row.reason or "",
+        "output_key": row.output_key or "",
+        "megapixels": (row.width or 0) * (row.height or 0) / 1e6 if restored else 0.0,
+        "tile_batch": item.tile_batch if item else 0,
+        "spent": {step: item.spent.get(step, 0.0) if item else 0.0 for step in STEPS},
+    }

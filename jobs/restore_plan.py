@@ -13,7 +13,8 @@ from deblur.errors import UsageError
 from deblur.groups import groups
 from deblur.storage import Entry, LocalStore, Store, below, open_object, open_store
 from jobs import restore_names
-from jobs.restore_stages import Treatment, outcome
+from jobs.restore_packs import outcome
+from jobs.restore_stages import Treatment
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
 # out of sight.

@@ -5,6 +5,7 @@ Each is an object that Ray Data calls with a table of packs, which are lists of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -17,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from deblur import guards, keys, ledger, metrics, models, photo
-from deblur.errors import PhotoError
+from deblur.errors import DeblurError, PhotoError
 from deblur.storage import Entry, Store, reason
-from jobs.restore_packs import STEPS, Item, from_table, packs, timed, to_table
+from jobs.restore_packs import Item, from_table, outcome, packs, timed, to_table
 
 _FETCH_THREADS = 8
 # Twice what a JPEG can have. The merging of a photo holds 12 bytes for each pixel of its width and of a
@@ -27,6 +28,7 @@ _FETCH_THREADS = 8
 _MAX_SIDE_PX = 131_072
 # What a file may have at most: four channels of 16 bits, and metadata such as a phone's video.
 _PIXEL_BYTES, _MORE_BYTES = 8, 256 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no photo's fault: the next finds the same
 
 
 @dataclass(frozen=True)
@@ -217,22 +219,30 @@ class Deliver:
         self._destination, self._treatment, self._in_place = destination, treatment, in_place
 
     def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
-        """Return a row about each photo, for the driver."""
-        outcomes = []
+        """Return a row about each photo, for the driver. Raises DeblurError if the disk is full."""
+        outcomes: list[dict[str, Any]] = []
         for pack in from_table(batch):
-            with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-                made = list(threads.map(self._made, pack))
-                begun = [ledger.begun(row) for row, data in made if data is not None]
-                if begun and self._in_place:
-                    ledger.write(self._destination, begun)
-                rows = list(threads.map(self._put, pack, *zip(*made, strict=True)))
-            ledger.write(self._destination, rows)
-            outcomes += [
-                outcome(row, item.tile_batch)
-                | {"spent": {step: item.spent.get(step, 0.0) for step in STEPS}}
-                for row, item in zip(rows, pack, strict=True)
-            ]
+            try:
+                rows = self._delivered(pack)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise DeblurError(
+                    f"cannot write to {self._destination.uri}: {reason(error)}; "
+                    "once it can be written to, the same command goes on where it was"
+                ) from error
+            outcomes += map(outcome, rows, pack)
         return {name: [each[name] for each in outcomes] for name in outcomes[0]} if outcomes else {}
+
+    def _delivered(self, pack: Sequence[Item]) -> list[ledger.Row]:
+        with ThreadPoolExecutor(_FETCH_THREADS) as threads:
+            made = list(threads.map(self._made, pack))
+            put = [row for row, data in made if data is not None]
+            if put and self._in_place:
+                ledger.write(self._destination, [ledger.begun(row) for row in put])
+            rows = list(threads.map(self._put, pack, *zip(*made, strict=True)))
+        ledger.write(self._destination, rows)
+        return rows
 
     def _made(self, item: Item) -> tuple[ledger.Row, bytes | None]:
         """Return what the ledger will say if the output can be put, and the output, if there is one."""
@@ -279,21 +289,10 @@ class Deliver:
                 with timed(item.spent, "put", time.perf_counter):
                     self._destination.put(row.output_key, data)
             except OSError as error:
+                if error.errno in _FULL:
+                    raise
                 row = replace(
                     row, status="failed", reason=f"cannot be written: {reason(error)}",
                     output_key=None, output_sha256=None, sharpness_after=None,
                 )  # fmt: skip
         return replace(row, seconds=sum(item.spent.values()))
-
-
-def outcome(row: ledger.Row, tile_batch: int = 0) -> dict[str, Any]:
-    """Return what the driver is told about a photo."""
-    restored = row.status == "restored"
-    return {
-        "key": row.key,
-        "status": row.status,
-        "reason": row.reason or "",
-        "output_key": row.output_key or "",
-        "megapixels": (row.width or 0) * (row.height or 0) / 1e6 if restored else 0.0,
-        "tile_batch": tile_batch,
-    }

@@ -265,7 +265,7 @@ def test_what_cannot_be_written_is_in_the_ledger(photos, tmp_path: Path) -> None
     assert "cannot be written" in result["reason"][0]
 
 
-def test_what_may_not_be_read_and_what_finds_the_disk_full(
+def test_what_may_not_be_read_fails_and_a_full_disk_ends_the_job(
     photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(code: int) -> Callable[..., None]:
@@ -284,11 +284,31 @@ def test_what_may_not_be_read_and_what_finds_the_disk_full(
 
     deliver = restore_stages.Deliver(store, treatment)
     item = restore_packs.Item(item.entry, photo.Photo(photos.pixels(), format="JPEG"))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse(errno.ENOSPC))
-        row = deliver._put(item, *deliver._made(item))
-    assert (row.status, row.output_key, row.output_sha256) == ("failed", None, None)
-    assert row.reason == "cannot be written: the disk is full: No space left on device"
+    table = restore_packs.to_table([item])
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse(code))
+            with pytest.raises(DeblurError, match=os.strerror(code)) as caught:
+                deliver(table)
+        assert caught.value.exit_code == 1
+        assert str(caught.value).endswith("the same command goes on where it was")
+    assert ledger.parts(store) == []  # no photo is to blame
+    assert deliver(table)["status"] == ["restored"]
+
+
+def test_a_disk_that_has_no_room_for_the_ledger_alone_ends_the_job(
+    photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full: No space left on device")
+
+    deliver = restore_stages.Deliver(
+        LocalStore(str(tmp_path)), restore_stages.Treatment("model", "settings")
+    )
+    item = restore_packs.Item(Entry("a.png", 1, "e"), reason="broken")
+    monkeypatch.setattr(ledger, "write", full)
+    with pytest.raises(DeblurError, match=r"cannot write to .*: the disk is full"):
+        deliver(restore_packs.to_table([item]))
 
 
 @pytest.mark.parametrize("suffix", ["", "-sharp"])
