@@ -260,7 +260,9 @@ class Deliver:
         )
         if item.copy is not None:
             # Without a hash, by which its photo would be taken for what was restored in place.
-            return replace(row, output_key=self._treatment.copy_key(row.key)), item.copy
+            row = replace(row, output_key=self._treatment.copy_key(row.key))
+            # A photo put over itself would have another ETag, and be new to each run.
+            return row, None if self._in_place and row.output_key == row.key else item.copy
         if item.photo is None:
             return row, None
         result = item.photo

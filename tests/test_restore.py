@@ -461,6 +461,24 @@ def test_a_copied_photo_is_not_taken_for_a_restored_one(
 
 
 @pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("suffix", ["", "-x"])
+def test_in_place_a_sharp_photo_is_copied_once_and_not_over_itself(
+    photos, tiny: Path, tmp_path: Path, suffix: str
+) -> None:
+    put(tmp_path, {"a.png": photos.file(photos.pixels(), "PNG")})
+    original = tmp_path / "a.png"
+    before = original.stat().st_mtime_ns
+    asked = options_for(
+        tmp_path, tmp_path, tiny, skip_sharp=0, copy_skipped=True, suffix=suffix,
+        allow_overlap=True,
+    )  # fmt: skip
+    assert restore.run(asked)["this_run"]["skipped"] == 1
+    assert restore.run(asked)["this_run"]["skipped"] == 0
+    assert original.stat().st_mtime_ns == before
+    assert set(outputs(tmp_path)) == {"a.png", f"a{suffix}.png"}
+
+
+@pytest.mark.usefixtures("without_ray")
 def test_a_photo_of_which_nothing_is_heard_is_told_of(
     photos, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
