@@ -19,7 +19,7 @@ from jobs.restore_plan import Plan
 _SAMPLE = 50
 _HEADER_BYTES = 256 << 10  # EXIF with its thumbnail, and profiles: a size comes before the pixels
 _THREADS = 16
-_PAUSE_S = 60.0  # between photos a longer time than this was no work
+_PAUSE_S = 60.0  # between photos a longer time than this, besides the photo's own, was no work
 
 
 def estimate(source: Store, destination: Store, plan: Plan, model_id: str) -> dict[str, Any]:
@@ -72,10 +72,10 @@ def _size(header: bytes) -> float | None:
 
 def _rate(destination: Store, model_id: str) -> float | None:
     """Return the megapixels a second of earlier runs, from one photo's end to the next's."""
-    columns = ["model_id", "status", "width", "height", "finished_at"]
+    columns = ["model_id", "status", "width", "height", "seconds", "finished_at"]
 
-    def history() -> tuple[np.ndarray, np.ndarray]:
-        ended, sizes = [np.empty(0)], [np.empty(0)]
+    def history() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ended, sizes, spent = [np.empty(0)], [np.empty(0)], [np.empty(0)]
         for table in ledger.read(destination, columns):
             ours = pc.and_(
                 pc.equal(table["model_id"], model_id), pc.equal(table["status"], "restored")
@@ -83,11 +83,12 @@ def _rate(destination: Store, model_id: str) -> float | None:
             rows = table.filter(ours)
             ended.append(rows["finished_at"].cast(pa.int64()).to_numpy() / 1e6)
             sizes.append(rows["width"].to_numpy() * rows["height"].to_numpy() / 1e6)
-        return np.concatenate(ended), np.concatenate(sizes)
+            spent.append(pc.fill_null(rows["seconds"], 0.0).to_numpy())
+        return np.concatenate(ended), np.concatenate(sizes), np.concatenate(spent)
 
-    times, megapixels = ledger.steadily(history)
+    times, megapixels, spent = ledger.steadily(history)
     order = np.argsort(times, kind="stable")
     pauses = np.diff(times[order])
-    counted = pauses < _PAUSE_S
+    counted = pauses < _PAUSE_S + spent[order][1:]
     seconds = float(pauses[counted].sum())
     return float(megapixels[order][1:][counted].sum()) / seconds if seconds else None

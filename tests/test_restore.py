@@ -627,13 +627,12 @@ def test_the_report_is_written(restored, blurred: Path) -> None:
     assert page.count('class="compare"') in range(4, 9)
 
 
-def test_dry_run_estimates_from_the_ledger(restored, blurred: Path, tiny: Path) -> None:
+def test_dry_run_estimates_what_there_is_to_do(restored, blurred: Path, tiny: Path) -> None:
     folder, _ = restored
     options = options_for(blurred, folder, tiny, dry_run=True, suffix="-new")
     said = restore.run(options)
     assert said["to_restore"] == 6
-    assert said["megapixels_estimate"] > 0
-    assert said["megapixels_a_second_before"] is None or said["seconds_estimate"] > 0
+    assert said["megapixels_estimate"] > 0  # at what rate: tests/test_restore_estimate.py
 
 
 def test_packs_pass_uncopied(photos) -> None:
