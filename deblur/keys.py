@@ -85,24 +85,18 @@ def objection(key: str, prefix: str = "") -> str | None:
 
 
 def collisions(
-    outputs: Collection[tuple[str, str]],
-    *,
-    folded: bool = False,
-    disk: bool = False,
-    holders: Collection[str] = (),
+    outputs: Collection[tuple[str, str]], *, folded: bool = False, disk: bool = False
 ) -> dict[str, str]:
-    """Return key -> reason for the photos whose place another photo has.
+    """Return key -> reason for the photos whose place another of them has: the first by key.
 
-    Of photos that want one place, one that has it already (`holders`) keeps it; else the first by
-    key has it. So neither the order of the listing nor the time of the run decides, and a new photo
-    never replaces what was restored before.
+    So neither the order of the listing nor the time of the run decides. What DESTINATION has from
+    before is another question: see `Holders`.
 
     Args:
         outputs: (key, output key) of all photos, also of those that are done. It is gone through
             twice, or three times if there are collisions; all that is kept of a key is a digest.
         folded: whether the destination takes `A.jpg` and `a.jpg` for one, as macOS and Windows do.
         disk: whether the destination has folders: where `a.jpg` is a photo, `a.jpg/b.jpg` cannot be.
-        holders: keys of the photos that have been restored to their place before.
     """
     taken: set[bytes] = set()
     contested: set[bytes] = set()
@@ -115,7 +109,12 @@ def collisions(
         }
     if not contested:
         return {}
-    return _lost(outputs, contested, taken, folded, disk, holders)
+    return _lost(outputs, contested, taken, folded, disk)
+
+
+def that_of(winner: str) -> str:
+    """Return the reason of a photo whose place another one has."""
+    return f"its output would be that of {shown(winner)}"
 
 
 def _lost(
@@ -124,20 +123,16 @@ def _lost(
     taken: Collection[bytes],
     folded: bool,
     disk: bool,
-    holders: Collection[str],
 ) -> dict[str, str]:
     lost: dict[str, str] = {}
     winners: dict[bytes, str] = {}
     for key, output in outputs:
-        if (digest := _digest(output, folded)) not in contested:
-            continue
-        best = winners.get(digest)
-        if best is None or (key not in holders, key) < (best not in holders, best):
-            winners[digest] = key
+        if (digest := _digest(output, folded)) in contested:
+            winners[digest] = min(winners.get(digest, key), key)
     for key, output in outputs:
         digest = _digest(output, folded)
         if digest in contested and (winner := winners[digest]) != key:
-            lost[key] = f"its output would be that of {shown(winner)}"
+            lost[key] = that_of(winner)
         elif disk:
             above = (output[:at] for at, character in enumerate(output) if character == "/")
             photo = next((folder for folder in above if _digest(folder, folded) in taken), None)
@@ -157,8 +152,11 @@ def _folders(outputs: Iterable[tuple[str, str]]) -> set[str]:
     return found
 
 
-def _digest(output: str, folded: bool) -> bytes:
-    if folded:
-        # As those disks compare: neither case nor the way that an accent is written counts.
-        output = unicodedata.normalize("NFC", unicodedata.normalize("NFD", output).casefold())
+def folded(key: str) -> str:
+    """Return what macOS and Windows compare: neither case nor the way that an accent is written counts."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", key).casefold())
+
+
+def _digest(output: str, fold: bool) -> bytes:
+    output = folded(output) if fold else output
     return blake2b(output.encode("utf-8", "surrogatepass"), digest_size=15).digest()

@@ -3,8 +3,8 @@
 The ledger is a folder of Parquet parts below a restored bucket. A part is written whole, after the
 outputs that it speaks of. The latest row of a key counts: by `finished_at`, and of equal ones the
 later in order of parts. So a row may be there twice, and parts may be merged, without a change of
-what the ledger says. Besides it the latest row with an output's hash is kept for each place of an
-output: where outputs replace their photos, or lie beside them, it tells them apart.
+what the ledger says. Besides it the latest row is kept of each output that a photo has had, with its
+hash, and without where it is a copy: they tell outputs from photos, and whose each output is.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def compact(store: Store, *, more_than: int = _MOST_PARTS, merged: bool = True) 
     buffer = io.BytesIO()
     try:
         with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-            for table in history.grouped(_current(store, old, None, hashed=True)):
+            for table in history.grouped(_current(store, old, None, outputs=True)):
                 if table.column_names != SCHEMA.names:
                     return 0  # a later version of this program knows columns that we would drop
                 writer.write_table(table)
@@ -268,22 +268,24 @@ def _known(store: Store, model_id: str, settings_id: str, retry_failed: bool) ->
 
 
 def _current(
-    store: Store, keys: Sequence[str], columns: Sequence[str] | None, *, hashed: bool = False
+    store: Store, keys: Sequence[str], columns: Sequence[str] | None, *, outputs: bool = False
 ) -> Iterator[Any]:
-    """Yield the rows that count, and if `hashed` the latest of each output with a hash: it reads which, then them."""
+    """Yield the rows that count, and with `outputs` the latest of each output: it reads which, then them."""
 
     def places() -> Iterator[Any]:
         end = 0
-        wanted = ["key", "finished_at", *(["output_key", "output_sha256"] if hashed else [])]
+        wanted = ["key", "finished_at", *(["output_key", "output_sha256"] if outputs else [])]
         for table in history.tables(store, keys, wanted):
             start, end = end, end + table.num_rows
             table = table.append_column("place", pa.array(np.arange(start, end)))
-            if hashed:  # those with a hash once more, as if each output were a key
-                own = table.filter(table["output_sha256"].is_valid())
-                outputs = pc.fill_null(own["output_key"], "")
-                names = pc.binary_join_element_wise(own["key"], outputs, "\0")
-                own = own.select(["finished_at", "place"]).append_column("key", names)
-                yield history.identified(own)
+            if outputs:  # those with an output once more, as if each were a key
+                hashed = table["output_sha256"].is_valid()
+                names = pc.binary_join_element_wise(
+                    table["key"], pc.fill_null(table["output_key"], ""), hashed.cast("string"), "\0"
+                )
+                own = pc.or_(hashed, table["output_key"].is_valid())
+                again = table.select(["finished_at", "place"]).append_column("key", names)
+                yield history.identified(again.filter(own))
             yield history.identified(table.select(["key", "finished_at", "place"]))
 
     if (latest := history.latest(places())) is None:

@@ -122,7 +122,6 @@ def run(options: Options) -> dict[str, Any]:
         "model_id": card.model_id,
         "photos": len(plan.inventory),
     }
-    restore_names.refuse_others(source, destination, plan.todo)
     if options.dry_run:
         refused = [(entry.key, why) for entry, why in plan.refused]
         warn_of(refused, "a run lists them in the ledger")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from deblur import history, keys, ledger
 from deblur.errors import UsageError
+from deblur.holders import Holders
 from deblur.storage import Entry, LocalStore, Store, address, below, reason
 from jobs.restore_stages import Treatment
 
@@ -21,6 +22,7 @@ def refused(
     destination: Store,
     treatment: Treatment,
     own: Set[str],
+    holders: Holders,
     *,
     probe: bool,
     alone: bool,
@@ -35,6 +37,7 @@ def refused(
         source, destination: the places.
         treatment: what is to be done to the photos.
         own: what was put into DESTINATION before, where that is SOURCE as well.
+        holders: the photos that have places there.
         probe: whether DESTINATION may be written to, to learn what names it takes for one.
         alone: whether the inventory is one photo of SOURCE, beside which others may lie.
     """
@@ -54,14 +57,15 @@ def refused(
                 why = f"its output would be {inside}..., among the photos of SOURCE"
             if not why and output != entry.key and output in beside:
                 why = f"its output would replace {keys.shown(output)}, a photo of SOURCE"
-            if not why and alone:
-                why = _held(destination, entry.key, output)
             strange = alone and inside == "" and output != entry.key and output not in own
             if not why and strange and destination.exists(output):
                 why = f"its output would replace {keys.shown(output)}, which lies beside it"
             if why:
                 reasons[entry.key] = why
                 break
+    left = (entry for entry in inventory if entry.key not in reasons)
+    held = holders.others(_wanted(left, treatment))
+    reasons |= {key: keys.that_of(other) for key, other in held.items()}
     if bucket and not renamed:
         return reasons  # outputs have the keys of their photos, of which no two are the same
     wanted = [
@@ -70,14 +74,23 @@ def refused(
         if entry.key not in reasons
     ]
     disk = isinstance(destination, LocalStore)
-    lost, folds = keys.collisions(wanted, disk=disk), False
-    if disk and (folded := keys.collisions(wanted, disk=disk, folded=True)) != lost:
-        folds = probe and _folds(destination)
-        lost = folded if folds else lost
-    if lost:  # seldom: only now it matters who was first
-        holders = ledger.steadily(lambda: _holders(destination))
-        lost = keys.collisions(wanted, disk=disk, folded=folds, holders=holders)
+    lost = keys.collisions(wanted, disk=disk, folded=holders.folded)
+    if disk and probe and not holders.folded:
+        folded = keys.collisions(wanted, disk=disk, folded=True)
+        lost = folded if folded != lost and _folds(destination) else lost
     return reasons | lost
+
+
+def holders(destination: Store, *, probe: bool) -> Holders:
+    """Return the photos that have places in DESTINATION, to which a `probe` may be put."""
+    written = probe and isinstance(destination, LocalStore) and ledger.parts(destination)
+    return Holders(destination, folded=bool(written) and _folds(destination))
+
+
+def _wanted(entries: Iterable[Entry], treatment: Treatment) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        for output in treatment.output_keys(entry.key):
+            yield entry.key, output
 
 
 def outputs(destination: Store) -> frozenset[str]:
@@ -95,19 +108,24 @@ SOURCES = "_deblur/sources.json"
 """In DESTINATION: the places whose photos it has."""
 
 
-def refuse_others(source: Store, destination: Store, todo: Sequence[Entry]) -> None:
+def refuse_others(
+    source: Store,
+    destination: Store,
+    treatment: Treatment,
+    todo: Sequence[Entry],
+    holders: Holders,
+) -> None:
     """Raise UsageError if photos of another SOURCE would be replaced: cameras give all cards the same names."""
     if below(source, destination) == "":
         return
     known = _sources(destination)
     if not known or address(source) in known:
         return
-    holders = ledger.steadily(lambda: _holders(destination))
-    if same := [entry.key for entry in todo if entry.key in holders]:
+    if same := {key: output for key, output, _ in holders.held(_wanted(todo, treatment))}:
         raise UsageError(
-            f"{destination.uri} has {len(same)} photos of {known[0]} whose names are the same, such as "
-            f"{keys.shown(same[0])}: they would be replaced. Give each SOURCE a DESTINATION of its own; "
-            f"if it is the same SOURCE at another place, remove {SOURCES} there"
+            f"{destination.uri} has {len(same)} photos of {' or '.join(known)} whose names are the same, "
+            f"such as {keys.shown(next(iter(same.values())))}: they would be replaced. Give each SOURCE a "
+            f"DESTINATION of its own; if it is the same SOURCE at another place, remove {SOURCES} there"
         )
 
 
@@ -126,22 +144,6 @@ def _sources(destination: Store) -> list[str]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{destination.uri}/{SOURCES} cannot be read: {reason(error)}") from error
     return known
-
-
-def _held(destination: Store, key: str, output: str) -> str | None:
-    """Say whose output is at the place of the one photo that is looked at: a listing would have shown it."""
-    columns = ["key", "output_key", "status"]
-    rows = ledger.steadily(lambda: list(history.rows(ledger.current(destination, columns))))
-    for other, place, status in rows:
-        if place == output and status == "restored" and other != key:
-            return f"its output would be that of {keys.shown(other)}"
-    return None
-
-
-def _holders(destination: Store) -> set[str]:
-    """Return the keys of the photos that have an output in DESTINATION."""
-    rows = history.rows(ledger.current(destination, ["key", "status"]))
-    return {key for key, status in rows if status == "restored"}
 
 
 def _folds(destination: Store) -> bool:

@@ -58,6 +58,8 @@ def plan(
 ) -> Plan:
     """List SOURCE, take away what the ledger has, and judge the names of the rest.
 
+    Raises UsageError where the outputs would replace what is not theirs.
+
     Args:
         source, destination: the places.
         treatment: what is to be done to the photos.
@@ -78,9 +80,14 @@ def plan(
         settings_id=treatment.settings_id,
         retry_failed=retry_failed,
     )
+    if not drawn.todo:
+        return Plan(inventory, others, drawn.before, drawn.todo, [])
+    # Of all that is to do: what `limit` leaves is another run's, which knows SOURCE by then.
+    holders = restore_names.holders(destination, probe=probe)
+    restore_names.refuse_others(source, destination, treatment, drawn.todo, holders)
     reasons = restore_names.refused(
-        inventory, source, destination, treatment, own, probe=probe, alone=alone is not None
-    )
+        inventory, source, destination, treatment, own, holders, probe=probe, alone=alone is not None
+    )  # fmt: skip
     reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
     if not reasons:
         return Plan(inventory, others, drawn.before, drawn.todo[:limit], [])

@@ -107,14 +107,6 @@ def test_the_first_by_key_has_the_place() -> None:
     }
 
 
-def test_who_has_the_place_keeps_it() -> None:
-    found = keys.collisions(as_jpeg("a.bmp", "a.png", "a.tif"), holders={"a.png"})
-    assert found == {
-        "a.bmp": "its output would be that of a.png",
-        "a.tif": "its output would be that of a.png",
-    }
-
-
 def test_case_and_accents_where_the_disk_does_not_see_them() -> None:
     names = same("A.jpg", "a.jpg", "b/é.png", "b/e\u0301.png", "STRASSE.jpg", "straße.jpg")
     assert set(keys.collisions(names, folded=True)) == {"a.jpg", "b/é.png", "straße.jpg"}

@@ -384,6 +384,18 @@ def test_a_merge_keeps_all_places_that_a_photo_was_put_at(store: Store) -> None:
     assert done(store) == {"a": ("e", "failed")}
 
 
+def test_a_merge_keeps_what_was_copied(store: Store) -> None:
+    """It has no hash; and a copy at the place of what was restored before does not make that forgotten."""
+    restored = dataclasses.replace(row("a", "e"), output_key="a.jpg", output_sha256="h")
+    copied = dataclasses.replace(row("a", "e", status="skipped"), output_key="a.jpg")
+    for each in (restored, copied, copied, row("a", "e", status="failed")):
+        ledger.write(store, [each])
+    assert ledger.compact(store, more_than=1) == 4
+    (table,) = ledger.read(store)
+    places = zip(table["output_key"].to_pylist(), table["output_sha256"].to_pylist(), strict=True)
+    assert list(places) == [("a.jpg", "h"), ("a.jpg", None), (None, None)]
+
+
 def test_a_listing_that_falls_into_a_merge_is_made_again(store: Store) -> None:
     """A folder's has the old names, which are gone when it looks at them, and not the new one."""
     key = ledger.write(store, [row("a", "e")])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from deblur import ledger
 from deblur.errors import UsageError
-from deblur.storage import Store
+from deblur.storage import Entry, Store, open_store
 from jobs import restore_names, restore_plan
 from jobs.restore_stages import Treatment
 from tests.test_restore_plan import folder, planned, refused, restored
@@ -43,8 +44,9 @@ def test_one_photo_does_not_take_another_s_place(tmp_path: Path) -> None:
     plan = alone(photos, "a.tif", out, format="JPEG")
     assert refused(plan) == {"a.tif": "its output would be that of a.png"}
     assert refused(alone(photos, "a.png", out, format="JPEG")) == {}
+    # Whatever becomes of that photo later: what was put is there yet.
     ledger.write(out, [replace(row, status="failed", output_key=None)])
-    assert refused(alone(photos, "a.tif", out, format="JPEG")) == {}
+    assert refused(alone(photos, "a.tif", out, format="JPEG")) == refused(plan)
 
 
 def test_what_is_refused_does_not_depend_on_how_far_the_last_run_came(tmp_path: Path) -> None:
@@ -74,20 +76,98 @@ def test_a_raw_file_is_in_the_ledger_with_its_reason(tmp_path: Path) -> None:
     assert [entry.key for entry in plan.todo] == ["c.jpg"]
 
 
+def refuse_others(source: Store, out: Store, todo: Sequence[Entry], **treatment: Any) -> None:
+    holders = restore_names.holders(out, probe=True)
+    made = Treatment("model", "settings", **treatment)
+    restore_names.refuse_others(source, out, made, todo, holders)
+
+
 def test_photos_of_another_source_are_not_replaced(tmp_path: Path) -> None:
     """Cameras call the first photo of each card the same."""
     cards = [folder(tmp_path / name, "IMG_1.jpg", f"{name}.jpg") for name in ("one", "two")]
     out = folder(tmp_path / "out")
     entries = [list(card.list()) for card in cards]
-    restore_names.refuse_others(cards[0], out, entries[0])
+    refuse_others(cards[0], out, entries[0])
     restore_names.remember(cards[0], out)
     restored(cards[0], "IMG_1.jpg", "IMG_1.jpg", ledger_in=out)
-    restore_names.refuse_others(cards[0], out, entries[0])  # a photo that has changed
+    refuse_others(cards[0], out, entries[0])  # a photo that has changed
     with pytest.raises(UsageError, match=r"has 1 photos of .*/one whose names .* such as IMG_1"):
-        restore_names.refuse_others(cards[1], out, entries[1])
-    restore_names.refuse_others(cards[1], out, [entries[1][1]])  # of another name
+        refuse_others(cards[1], out, entries[1])
+    refuse_others(cards[1], out, [entries[1][1]])  # of another name
     restore_names.remember(cards[1], out)
-    restore_names.refuse_others(cards[0], cards[0], entries[0])  # in place there is one SOURCE
+    refuse_others(cards[0], cards[0], entries[0])  # in place there is one SOURCE
     out.put(restore_names.SOURCES, b"[")
     with pytest.raises(UsageError, match=r"sources.json cannot be read"):
-        restore_names.refuse_others(cards[1], out, entries[1])
+        refuse_others(cards[1], out, entries[1])
+
+
+def test_the_photos_of_another_source_are_known_by_their_outputs(tmp_path: Path) -> None:
+    one = folder(tmp_path / "one", "IMG_1.png", "IMG_2.png")
+    two, three = folder(tmp_path / "two", "IMG_1.jpg"), folder(tmp_path / "three", "IMG_2.png")
+    out = folder(tmp_path / "out")
+    for card in (one, tmp_path / "elsewhere"):
+        restore_names.remember(open_store(getattr(card, "uri", card)), out)
+    restored(one, "IMG_1.png", "IMG_1.jpg", ledger_in=out)
+    why = r"has 1 photos of .*/one or .*/elsewhere whose .* such as IMG_1.jpg"
+    with pytest.raises(UsageError, match=why):
+        planned(two, out)
+    assert len(planned(one, out, format="JPEG").todo) == 1
+    # Copied, and not restored since.
+    (entry,) = three.list()
+    row = ledger.Row("IMG_2.png", "1", 1, "model", "other", "skipped", output_key="IMG_2.png")
+    ledger.write(out, [row])
+    ledger.write(out, [replace(row, status="failed", output_key=None)])
+    assert ledger.compact(out, more_than=1) == 3
+    for treatment in ({}, {"format": "JPEG", "copy_skipped": True}):
+        with pytest.raises(UsageError, match="such as IMG_2"):
+            refuse_others(three, out, [entry], **treatment)
+    refuse_others(three, out, [entry], format="JPEG")
+
+
+def test_what_a_limit_leaves_is_judged_with_the_rest(tmp_path: Path) -> None:
+    """The run after it finds that DESTINATION knows SOURCE."""
+    one, two = folder(tmp_path / "one", "b.jpg"), folder(tmp_path / "two", "a.jpg", "b.jpg")
+    out = folder(tmp_path / "out")
+    restore_names.remember(one, out)
+    restored(one, "b.jpg", "b.jpg", ledger_in=out)
+    with pytest.raises(UsageError, match="such as b"):
+        planned(two, out, limit=1)
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_new_photo_does_not_replace_the_output_of_one_that_has_gone(
+    tmp_path: Path, bucket: Any, place: str
+) -> None:
+    photos = folder(tmp_path / "in", "a.png", "b.jpg")
+    out = folder(tmp_path / "out") if place == "folder" else open_store(f"{bucket()}/out")
+    restored(photos, "a.png", "a.jpg", ledger_in=out)
+    photos.delete("a.png")
+    photos.put("a.jpg", b"new")
+    plan = planned(photos, out)
+    assert refused(plan) == {"a.jpg": "its output would be that of a.png"}
+    assert [entry.key for entry in plan.todo] == ["b.jpg"]
+
+
+def test_what_was_put_last_holds_a_place_whatever_was_done_to_other_photos_since(
+    tmp_path: Path,
+) -> None:
+    """A run of other settings that was cut off, so that two photos are restored, one of them there."""
+    photos, out = folder(tmp_path / "in", "a.png", "a.tif"), folder(tmp_path / "out")
+    restored(photos, "a.tif", "a.jpg", ledger_in=out)
+    row = ledger.Row("a.png", "1", 1, "model", "keep", "restored", output_key="a.png")
+    ledger.write(out, [row])
+    assert refused(planned(photos, out, format="JPEG")) == {
+        "a.png": "its output would be that of a.tif"
+    }
+
+
+def test_case_does_not_make_a_place_of_its_own_where_the_disk_does_not_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = folder(tmp_path / "in", "a.jpg"), folder(tmp_path / "out")
+    restored(photos, "a.jpg", "a.jpg", ledger_in=out)
+    photos.delete("a.jpg")
+    photos.put("A.JPG", b"new")
+    assert refused(planned(photos, out)) == {}
+    monkeypatch.setattr(restore_names, "_folds", lambda _: True)
+    assert refused(planned(photos, out)) == {"A.JPG": "its output would be that of a.jpg"}

@@ -15,14 +15,19 @@ from jobs.restore_stages import Treatment
 
 
 def planned(
-    source: Store, destination: Store, *, alone: Entry | None = None, **treatment: Any
+    source: Store,
+    destination: Store,
+    *,
+    alone: Entry | None = None,
+    limit: int | None = None,
+    **treatment: Any,
 ) -> restore_plan.Plan:
     return restore_plan.plan(
         source,
         destination,
         Treatment("model", "settings", **treatment),
         alone=alone,
-        limit=None,
+        limit=limit,
         retry_failed=False,
         probe=True,
     )
