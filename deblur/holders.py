@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deblur import history, keys, ledger
-from deblur.storage import Store
+from deblur.errors import UsageError
+from deblur.storage import Entry, Store
 
 
 class Holders:
@@ -46,6 +47,21 @@ class Holders:
         names = ledger.steadily(lambda: self._names(set(lost.values()))) if lost else {}
         return {key: names[place] for key, place in lost.items()}
 
+    def strangers(self, outputs: Iterable[str]) -> Iterator[str]:
+        """Yield the keys of what lies in DESTINATION where these would be put, whoever has put it there."""
+        listed = (entry.key for entry in _listed(self._destination))
+        if (first := next(listed, None)) is None:
+            return
+        sought = history.latest(
+            history.identified(
+                pa.table({"key": places, "finished_at": pa.array(range(len(places)))})
+            )
+            for places in map(self._places, _batches(outputs))
+        )
+        for there in _batches(itertools.chain([first], listed)) if sought else ():
+            found, _ = history.find(sought, self._places(there))
+            yield from there.filter(pa.array(found)).to_pylist()
+
     def _read(self) -> Iterator[Any]:
         """Yield the rows with an output: `place`, `key`, `finished_at`."""
         for table in ledger.read(self._destination, ["key", "output_key", "finished_at"]):
@@ -76,3 +92,18 @@ class Holders:
         if not self.folded:
             return outputs
         return pa.array(map(self._place, outputs.to_pylist()), pa.string())
+
+
+def _batches(strings: Iterable[str]) -> Iterator[Any]:
+    left = iter(strings)
+    while some := list(itertools.islice(left, history.BATCH_ROWS)):
+        yield pa.array(some, pa.string())
+
+
+def _listed(destination: Store) -> Iterator[Entry]:
+    """Yield what lies in DESTINATION, which need not be there yet."""
+    try:
+        yield from destination.list()
+    except UsageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from deblur import history, keys, ledger
+from deblur.entries import Entries
 from deblur.errors import UsageError
 from deblur.holders import Holders
 from deblur.storage import Entry, LocalStore, Store, address, below, reason
@@ -18,6 +19,7 @@ RAW = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 
 def refused(
     inventory: Sequence[Entry],
+    todo: Iterable[Entry],
     source: Store,
     destination: Store,
     treatment: Treatment,
@@ -30,10 +32,11 @@ def refused(
     """Return key -> reason for what has no place of its own in DESTINATION.
 
     All of SOURCE is judged, also what is done: what a run decides does not depend on how far the one
-    before it came.
+    before it came. Raises UsageError where what is to do would replace what is not SOURCE's.
 
     Args:
         inventory: the photos of SOURCE.
+        todo: those that are not done.
         source, destination: the places.
         treatment: what is to be done to the photos.
         own: what was put into DESTINATION before, where that is SOURCE as well.
@@ -63,8 +66,10 @@ def refused(
             if why:
                 reasons[entry.key] = why
                 break
-    left = (entry for entry in inventory if entry.key not in reasons)
-    held = holders.others(_wanted(left, treatment))
+    left = Entries.of(entry for entry in todo if entry.key not in reasons)
+    refuse_others(source, destination, treatment, left, holders)
+    placed = (entry for entry in inventory if entry.key not in reasons)
+    held = holders.others(_wanted(placed, treatment))
     reasons |= {key: keys.that_of(other) for key, other in held.items()}
     if bucket and not renamed:
         return reasons  # outputs have the keys of their photos, of which no two are the same
@@ -83,8 +88,8 @@ def refused(
 
 def holders(destination: Store, *, probe: bool) -> Holders:
     """Return the photos that have places in DESTINATION, to which a `probe` may be put."""
-    written = probe and isinstance(destination, LocalStore) and ledger.parts(destination)
-    return Holders(destination, folded=bool(written) and _folds(destination))
+    there = isinstance(destination, LocalStore) and destination.root.is_dir()
+    return Holders(destination, folded=probe and there and _folds(destination))
 
 
 def _wanted(entries: Iterable[Entry], treatment: Treatment) -> Iterator[tuple[str, str]]:
@@ -115,17 +120,26 @@ def refuse_others(
     todo: Sequence[Entry],
     holders: Holders,
 ) -> None:
-    """Raise UsageError if photos of another SOURCE would be replaced: cameras give all cards the same names."""
+    """Raise UsageError if what a SOURCE that is new to DESTINATION has would replace what is not its own.
+
+    That is photos of another SOURCE, as cameras give all cards the same names, or the user's files.
+    """
     if below(source, destination) == "":
         return
     known = _sources(destination)
-    if not known or address(source) in known:
+    if address(source) in known or (not known and ledger.parts(destination)):
         return
     if same := {key: output for key, output, _ in holders.held(_wanted(todo, treatment))}:
         raise UsageError(
             f"{destination.uri} has {len(same)} photos of {' or '.join(known)} whose names are the same, "
             f"such as {keys.shown(next(iter(same.values())))}: they would be replaced. Give each SOURCE a "
             f"DESTINATION of its own; if it is the same SOURCE at another place, remove {SOURCES} there"
+        )
+    strangers = holders.strangers(output for _, output in _wanted(todo, treatment))
+    if (example := next(strangers, None)) is not None:
+        raise UsageError(
+            f"{destination.uri} has {1 + sum(1 for _ in strangers)} files that deblur knows nothing of, such as "
+            f"{keys.shown(example)}: they would be replaced. Give another DESTINATION, or move them away"
         )
 
 

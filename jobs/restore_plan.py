@@ -82,11 +82,11 @@ def plan(
     )
     if not drawn.todo:
         return Plan(inventory, others, drawn.before, drawn.todo, [])
-    # Of all that is to do: what `limit` leaves is another run's, which knows SOURCE by then.
     holders = restore_names.holders(destination, probe=probe)
-    restore_names.refuse_others(source, destination, treatment, drawn.todo, holders)
+    # Of all that is to do: what `limit` leaves is another run's, which knows SOURCE by then.
     reasons = restore_names.refused(
-        inventory, source, destination, treatment, own, holders, probe=probe, alone=alone is not None
+        inventory, drawn.todo, source, destination, treatment, own, holders, probe=probe,
+        alone=alone is not None,
     )  # fmt: skip
     reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
     if not reasons:

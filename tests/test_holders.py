@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deblur import history, ledger
+from deblur.errors import UsageError
 from deblur.holders import Holders
 from deblur.storage import Store, open_store
 
@@ -58,3 +59,19 @@ def test_case_and_accents_where_the_disk_does_not_see_them(store: Store) -> None
         "A.JPG": "a.jpg",
         "b/e\u0301.png": "b/\u00e9.png",
     }
+
+
+def test_what_lies_at_a_place_is_found_whoever_put_it_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "BATCH_ROWS", 2)
+    for key in ("a.jpg", "b/c.jpg", "d.jpg", "e.jpg"):
+        store.put(key, b"x")
+    wanted = ["A.JPG", "b/c.jpg", "e.jpg", "f.jpg", "g.jpg"]
+    assert list(Holders(store).strangers(wanted)) == ["b/c.jpg", "e.jpg"]
+    assert list(Holders(store, folded=True).strangers(wanted)) == ["a.jpg", "b/c.jpg", "e.jpg"]
+    assert list(Holders(store).strangers([])) == []
+    assert list(Holders(store / "none").strangers(wanted)) == []
+    (Path(store.uri) / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        list(Holders(store / "file").strangers(wanted))

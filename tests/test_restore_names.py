@@ -135,6 +135,34 @@ def test_what_a_limit_leaves_is_judged_with_the_rest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_files_of_which_deblur_knows_nothing_are_not_replaced(
+    tmp_path: Path, bucket: Any, place: str
+) -> None:
+    photos = folder(tmp_path / "in", "a.png", "b.png", "c.dng", "d.png")
+    out = open_store(str(tmp_path / "out") if place == "folder" else f"{bucket()}/out")
+    assert len(planned(photos, out).todo) == 3  # nothing is there, nor is the place itself
+    for name in ("trip/a.png", "b.jpg", "c.dng", "d.png"):
+        out.put(name, b"the user's")
+    assert len(planned(photos, out, suffix="-x").todo) == 3
+    why = r"/out has 1 files that deblur knows nothing of, such as d.png: they would be replaced"
+    with pytest.raises(UsageError, match=why):
+        planned(photos, out, limit=1)
+    with pytest.raises(UsageError, match="has 2 files"):  # or copied
+        planned(photos, out, format="JPEG", copy_skipped=True)
+    # A run that was killed has put some of them there.
+    restore_names.remember(photos, out)
+    assert len(planned(photos, out).todo) == 3
+    with pytest.raises(UsageError, match="has 1 files"):
+        planned(folder(tmp_path / "two", "b.jpg"), out)
+
+
+def test_files_beside_the_ledger_of_an_earlier_version_may_be_its_own(tmp_path: Path) -> None:
+    photos, out = folder(tmp_path / "in", "a.png", "b.png"), folder(tmp_path / "out", "b.png")
+    restored(photos, "a.png", "a.png", ledger_in=out)
+    assert [entry.key for entry in planned(photos, out).todo] == ["b.png"]
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
 def test_a_new_photo_does_not_replace_the_output_of_one_that_has_gone(
     tmp_path: Path, bucket: Any, place: str
 ) -> None:

@@ -39,7 +39,8 @@ class Store(ABC):
         S3 can hold such a key, so whoever lists photos refuses it.
 
         Raises:
-            UsageError: if the store does not exist (with no prefix), or may not be read.
+            UsageError: if the store does not exist (with no prefix, caused by FileNotFoundError), or
+                may not be read.
         """
 
     @abstractmethod

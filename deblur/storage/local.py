@@ -46,7 +46,7 @@ class LocalStore(Store):
         elif root and not stat.S_ISDIR(root.st_mode):
             raise UsageError(f"{self.root} is a file, not a folder")
         elif not prefix:
-            raise UsageError(f"there is no folder {self.root}")
+            raise UsageError(f"there is no folder {self.root}") from FileNotFoundError()
 
     def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         """Yield the entries of a folder, links followed, but not those to a folder `above`.
