@@ -114,15 +114,16 @@ def _inventory(
 ) -> _Inventory:
     """Sort what SOURCE has, without what is in DESTINATION, if that lies in it, and `own` outputs."""
     others = 0
+    made = ""
     nameless = set()
 
     def photos() -> Iterator[Entry]:
-        nonlocal others
+        nonlocal others, made
         for entry in listed:
             if keys.own(entry.key) or (destination and entry.key.startswith(destination)):
                 continue
             if entry.key in own:
-                others += 1
+                others, made = others + 1, entry.key
                 continue
             if not _is_named_like_a_photo(entry.key):
                 others += 1
@@ -134,7 +135,11 @@ def _inventory(
 
     found = Entries.of(photos())
     if not found:
-        found_there = f"none of its files ({others}) ends in {', '.join(sorted(EXTENSIONS))}"
+        found_there = (
+            f"{keys.shown(made)} is what deblur has put there, from another one"
+            if made
+            else f"none of its files ({others}) ends in {', '.join(sorted(EXTENSIONS))}"
+        )
         raise UsageError(
             f"{source.uri} has no photos: {found_there if others else 'there is nothing in it'}"
         )

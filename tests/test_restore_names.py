@@ -37,6 +37,13 @@ def test_one_photo_replaces_nothing_that_lies_beside_it(
     assert len(alone(photos, "b.tif", photos, **treatment).todo) == 1
 
 
+def test_one_photo_that_deblur_has_made_is_none_to_restore(tmp_path: Path) -> None:
+    photos = folder(tmp_path, "a.png", "a-x.png")
+    restored(photos, "a.png", "a-x.png")
+    with pytest.raises(UsageError, match=r"has no photos: a-x.png is what deblur has put there"):
+        alone(photos, "a-x.png", photos, suffix="-x")
+
+
 def test_one_photo_does_not_take_another_s_place(tmp_path: Path) -> None:
     photos, out = folder(tmp_path / "in", "a.png", "a.tif"), folder(tmp_path / "out")
     row = ledger.Row("a.png", "1", 1, "model", "settings", "restored", output_key="a.jpg")
