@@ -231,6 +231,7 @@ def quieten(verbose: bool) -> None:
     context.enable_progress_bars = verbose
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
+    context.raise_original_map_exception = True  # else `cause` finds a wrapper that says nothing
     if not verbose:
         for name in ("ray", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -264,6 +265,7 @@ def cause(error: BaseException) -> BaseException:
         seen.add(id(error))
         inner = getattr(error, "cause", None) or error.__cause__
         if isinstance(error, DeblurError) and type(error).__module__.startswith("deblur"):
+            error.args = (str(error).partition("\nFailed to apply UDF")[0],)  # Ray Data adds advice
             return error
         # Ray Data raises what ends an actor from an exception that says nothing.
         if not isinstance(inner, BaseException) or not str(inner):

@@ -178,15 +178,26 @@ def test_errors_become_exit_codes(
     assert "Traceback" not in err
 
 
-def test_what_a_worker_raised_comes_out_of_its_wrappers(ray_cluster: None) -> None:
+@pytest.mark.parametrize("in_dataset", [False, True])
+def test_what_a_worker_raised_comes_out_of_its_wrappers(
+    ray_cluster: None, in_dataset: bool
+) -> None:
     import ray
+    import ray.data
 
-    @ray.remote
-    def fail() -> None:
-        raise UsageError("the store refuses these credentials")
+    def fail(*_: object) -> None:
+        try:
+            raise OSError("403")
+        except OSError as error:
+            raise UsageError("the store refuses these credentials") from error
+
+    def work() -> None:
+        if in_dataset:
+            ray.data.from_items([1]).map_batches(fail).take_all()
+        ray.get(ray.remote(fail).remote())
 
     with pytest.raises(Exception, match="refuses") as raised:
-        ray.get(fail.remote())
+        work()
     error = runtime.cause(raised.value)
     assert isinstance(error, UsageError)
     assert str(error) == "the store refuses these credentials"
