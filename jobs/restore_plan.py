@@ -17,9 +17,7 @@ from jobs.restore_stages import Treatment, outcome
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
 # out of sight.
-EXTENSIONS = places365.PHOTO_EXTENSIONS | restore_names.RAW | {
-    ".jpe", ".jfif", ".mpo", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl",
-}  # fmt: skip
+EXTENSIONS = places365.PHOTO_EXTENSIONS | restore_names.RAW | {".gif", ".jp2", ".jxl"}
 
 _CHUNK_PHOTOS = 32  # a task's worth of fetching: small photos come in groups,
 _CHUNK_BYTES = 32 << 20  # large ones alone
