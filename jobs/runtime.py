@@ -59,6 +59,11 @@ class Cluster:
     "Cores that an embedded Ray uses; else all of this machine's."
     verbose: bool = False
     "Show the logs of Ray and TensorFlow, and whole traces of errors."
+    def __post_init__(self) -> None:
+        """Refuse what Ray would wait with for ever."""
+        if self.cpus is not None and self.cpus < 1:
+            raise UsageError(f"--cpus {self.cpus}: expected 1 or more")
+
 
 
 @contextmanager
@@ -103,6 +108,8 @@ def cluster(where: Cluster) -> Iterator[None]:
             ) from error
         why = " ".join(str(error).split())
         raise DeblurError(f"the Ray cluster at {address!r} cannot be joined: {why}") from error
+    if address != "local" and not working_nodes():
+        warn("no machine of the cluster has cores to work with: the job waits until it has grown")
     quieten(where.verbose)
     # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which is the
     # summary's; those that it holds back as repetitions, when it shuts down.

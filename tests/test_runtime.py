@@ -93,6 +93,29 @@ def test_what_ray_says_of_a_cluster_is_passed_on(monkeypatch: pytest.MonkeyPatch
 
 def test_jobs_do_not_run_through_ray_s_client(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
+@pytest.mark.parametrize("cpus", [0, -1])
+def test_cores_that_ray_would_wait_with_for_ever_are_refused(cpus: int) -> None:
+    with pytest.raises(UsageError, match=f"--cpus {cpus}: expected 1 or more"):
+        runtime.Cluster(cpus=cpus)
+
+
+def test_a_cluster_without_cores_is_said_to_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    head = {"Alive": True, "Resources": {"memory": 1.0}, "NodeID": "head"}
+    worker = head | {"Resources": {"CPU": 4.0}}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for nodes, told in (([head], True), ([head, worker], False)):
+        monkeypatch.setattr(ray, "nodes", lambda nodes=nodes: nodes)
+        with runtime.cluster(runtime.Cluster(address="head:6379")):
+            said = capsys.readouterr().err
+        assert ("the job waits until it has grown" in said) == told
+
+
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with (
