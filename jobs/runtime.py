@@ -189,7 +189,7 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    paths = {store.uri: store.uri for store in read if isinstance(store, LocalStore)}
+    folders = {store.uri: store for store in read if isinstance(store, LocalStore)}
     here = ray.get_runtime_context().get_node_id()
     working = working_nodes()
     others = [node for node in working if node["NodeID"] != here]
@@ -197,17 +197,17 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
         return
     with ExitStack() as stack:
         if isinstance(written, LocalStore):
-            paths[written.uri] = f"{written.uri}/{stack.enter_context(written.probed())}"
-        if not paths:
+            folders[written.uri] = written / stack.enter_context(written.probed())
+        if not folders:
             return
         # On a cluster that has yet to grow, its first machine is asked.
         ask = ray.remote(num_cpus=0 if others else 1)(_missing)
         asked = {
             ask.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(paths): node["NodeManagerHostname"]
+            ).remote(folders): node["NodeManagerHostname"]
             for node in others
-        } or {ask.remote(paths): "another machine"}
+        } or {ask.remote(folders): "another machine"}
         for answer, machine in asked.items():
             try:
                 missing = ray.get(answer)
@@ -220,11 +220,14 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
                 )
 
 
-def _missing(paths: Mapping[str, str]) -> list[str]:
-    """Return whose paths are not on this machine. A network's file systems may be a moment late."""
+def _missing(folders: Mapping[str, LocalStore]) -> list[str]:
+    """Return whose folders are not on this machine. A network's file systems may be a moment late.
+
+    They come as stores: those of shipped models know where this machine has them.
+    """
     for wait_s in (0.0, 1.0, 3.0):
         time.sleep(wait_s)
-        missing = [name for name, path in paths.items() if not os.path.exists(path)]
+        missing = [name for name, store in folders.items() if not os.path.exists(store.root)]
         if not missing:
             break
     return missing

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deblur.errors import DeblurError, UsageError
+from deblur import models
 from deblur.storage import LocalStore, S3Store
 from jobs import runtime
 
@@ -185,6 +186,21 @@ def test_a_folder_that_other_machines_do_not_have_is_refused(
     runtime.require_shared([there, S3Store("bucket", "")], there)
     host = ray.nodes()[0]["NodeManagerHostname"]
     with pytest.raises(UsageError, match=f"/gone is a folder of this machine, and {host} does not"):
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shipped_model_is_looked_for_where_each_machine_has_deblur(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    here = ray.get_runtime_context()
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Elsewhere(here))
+    monkeypatch.setattr(models, "_SHIPPED", tmp_path)  # of the driver alone
+    shutil.copytree(Path(models.__file__).parent / "weights/photo", tmp_path / "photo")
+    model = models.open_model("photo")
+    shutil.rmtree(tmp_path / "photo")  # what the other machine has at this path
+    runtime.require_shared([model])
+
+
         runtime.require_shared([there, gone])
     with pytest.raises(UsageError, match="share, or a bucket"):
         runtime.require_shared([there], ElsewhereStore(str(tmp_path / "out")))
