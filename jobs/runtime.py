@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +18,7 @@ from cyclopts import Parameter
 from deblur import __version__
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import LocalStore, Store
+from jobs.interruption import terminable
 from jobs.progress import warn
 
 _QUIET = {
@@ -59,11 +58,11 @@ class Cluster:
     "Cores that an embedded Ray uses; else all of this machine's."
     verbose: bool = False
     "Show the logs of Ray and TensorFlow, and whole traces of errors."
+
     def __post_init__(self) -> None:
         """Refuse what Ray would wait with for ever."""
         if self.cpus is not None and self.cpus < 1:
             raise UsageError(f"--cpus {self.cpus}: expected 1 or more")
-
 
 
 @contextmanager
@@ -108,38 +107,17 @@ def cluster(where: Cluster) -> Iterator[None]:
             ) from error
         why = " ".join(str(error).split())
         raise DeblurError(f"the Ray cluster at {address!r} cannot be joined: {why}") from error
+    quieten(where.verbose)
     if address != "local" and not working_nodes():
         warn("no machine of the cluster has cores to work with: the job waits until it has grown")
-    quieten(where.verbose)
     # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which is the
     # summary's; those that it holds back as repetitions, when it shuts down.
     with open(os.devnull, "w") as sink, redirect_stdout(sys.stderr if where.verbose else sink):
         try:
-            with _terminable():
+            with terminable():
                 yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Have the first SIGTERM, as of a container that is stopped, do what Ctrl-C does.
-
-    Ray's C++ ends the process at once otherwise, and prints a trace.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _address(where: Cluster) -> str:
