@@ -9,7 +9,7 @@ import pytest
 
 from deblur import ledger
 from deblur.errors import UsageError
-from deblur.storage import Entry, Store, open_store
+from deblur.storage import ArrowStore, Entry, Store, open_store
 from jobs import restore_plan
 from jobs.restore_stages import Treatment
 
@@ -60,6 +60,14 @@ def test_places_apart(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", "a.jpg")
     restore_plan.refuse_overlap(photos, open_store(str(tmp_path / "photos-sharp")))
     restore_plan.refuse_overlap(open_store("s3://photos/a"), open_store("s3://photos/ab"))
+
+
+def test_a_destination_with_a_space_in_its_name_is_no_source(tmp_path: Path) -> None:
+    photos = ArrowStore(tmp_path.as_uri())
+    photos.put("a.jpg", b"a")
+    inside = photos / "my out"
+    inside.put("a.jpg", b"a")
+    assert [entry.key for entry in planned(photos, inside).todo] == ["a.jpg"]
 
 
 @pytest.mark.parametrize(

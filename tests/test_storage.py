@@ -467,7 +467,23 @@ def test_the_options_of_a_uri_stay_at_its_end() -> None:
     again = pickle.loads(pickle.dumps(below))
     assert again.arrow()[1] == "bucket/a/b c"
     assert again.arrow()[0] == store.arrow()[0], "it has the same options"
-    assert storage.below(below, store) == "b%20c/"
+    assert storage.below(below, store) == "b c/"
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "between"),
+    [
+        ("gcs://b/in", "gs://b/in", ""),
+        ("gs://anonymous@b/a%20b/c", "gcs://b/a%20b/", "c/"),
+        ("abfss://c@account/a%20b/c%25", "abfs://c@account/a%20b", "c%/"),
+        ("abfs://c@one/a", "abfs://c@another/a", None),
+        ("gs://b/in", "gs://b/i", None),
+    ],
+)
+def test_one_place_has_one_address_however_it_is_written(
+    inner: str, outer: str, between: str | None
+) -> None:
+    assert storage.below(open_store(inner), open_store(outer)) == between
 
 
 @pytest.mark.parametrize("key", ["../out", "a/../../out", "/tmp/out", ""])

@@ -82,6 +82,9 @@ def below(inner: Store, outer: Store) -> str | None:
 
 
 def address(place: Store) -> str:
-    """Return a place's URI or path: of a folder without links and "..", as two names of one are one place."""
-    found = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
+    """Return a place's URI or path, without links and ".." in it: two names of one place are one."""
+    if isinstance(place, LocalStore):
+        found = os.path.realpath(place.root)
+    else:
+        found = place.address() if isinstance(place, ArrowStore) else place.uri
     return found.rstrip("/")
