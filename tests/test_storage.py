@@ -669,6 +669,27 @@ def test_a_store_that_refuses(
             store.read("a")
 
 
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_credentials_that_are_over_are_no_wrong_usage(
+    s3: str, fresh_clients: None, code: str
+) -> None:
+    over = f"<Error><Code>{code}</Code></Error>".encode()
+    head = [(400, b"", 0)] * 2  # boto3 asks again, for the region
+    with _server([*head, (400, over, len(over)), (200, b"x", 1)]) as endpoint:
+        store = S3Store("s3://bucket", endpoint)
+        with pytest.raises(OSError, match="400"):
+            store.exists("a")  # an answer to HEAD does not say why
+        with pytest.raises(UsageError, match=code):
+            keys(store)
+        assert store.read("a") == b"x"
+        pickled = pickle.dumps(store)
+    with _server([(400, over, len(over))]) as endpoint:
+        store = pickle.loads(pickled.replace(store.endpoint.encode(), endpoint.encode()))
+        with pytest.raises(DeblurError, match=f"{code}.*the same command, with fresh") as caught:
+            store.read("b")
+        assert not isinstance(caught.value, UsageError)
+
+
 def test_a_download_that_breaks_off_is_tried_again(
     s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
 ) -> None:
@@ -792,7 +813,7 @@ class _server:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_PUT = answer
+            do_GET = do_PUT = do_HEAD = answer
 
             def log_message(self, *_: Any) -> None:
                 pass
