@@ -213,6 +213,26 @@ def test_a_file_uri_may_name_this_machine_and_no_other(tmp_path: Path) -> None:
             open_store(uri)
 
 
+def test_no_such_user() -> None:
+    with pytest.raises(UsageError, match=r"~nosuch/photos: no user's home .* is \./~nosuch/photos"):
+        open_store("~nosuch/photos")
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [("s3:/out/a b", "s3://out/a b"), ("gs:/out", "gs://out"), ("file:/out", "file:///out")],
+)
+def test_a_uri_that_lacks_a_slash_is_no_folder(uri: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=rf"did you mean {meant}\? If not, write \./{uri}"):
+        open_store(uri)
+
+
+def test_folders_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("./s3:/out", "c:/out", "12:30/out", "a/s3:/out", "trip:1"):
+        assert open_store(path).uri == str(tmp_path / path)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for name, text in [("none", "there is no folder"), ("file", "is a file, not a folder")]:
