@@ -9,6 +9,7 @@ the ETag that the ledger records, its chain of credentials is the one that peopl
 from __future__ import annotations
 
 import os
+import re
 import urllib.parse
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = [
     "reason", "refuse_secrets",
 ]  # fmt: skip
 
+_MISSPELT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a letter alone is a drive's
+
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
     """Open a path, `file://`, `s3://bucket/prefix`, or what else `pyarrow.fs` opens (`gs://`, ...).
@@ -35,6 +38,12 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
         raise UsageError("a path or URI is expected, received an empty one")
     scheme, separator, rest = text.partition("://")
     if not separator:
+        if found := _MISSPELT.match(text):
+            rest = text[found.end() :]
+            raise UsageError(
+                f"{text!r} would be a folder called {found[0][:-1]!r}; did you mean "
+                f"{found[1]}://{'/' if found[1] == 'file' else ''}{rest}? If not, write ./{text}"
+            )
         return LocalStore(text)
     if scheme == "file":
         host, slash, path = rest.partition("/")
