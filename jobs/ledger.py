@@ -22,7 +22,7 @@ from cyclopts import Parameter
 
 from deblur import ledger
 from deblur.errors import UsageError
-from deblur.storage import Store, open_store, reason
+from deblur.storage import Store, open_parent, open_store, reason
 from jobs.progress import note
 
 _MOST_REASONS = 20
@@ -230,12 +230,11 @@ def printable(text: str, most: int = _MOST_LETTERS) -> str:
 
 def _file(uri: str) -> tuple[Store, str]:
     """Return the store and the key of one file."""
-    folder, slash, name = uri.rpartition("/")
-    if name in {"", "-", ".", ".."}:
+    if uri.rpartition("/")[2] in {"", "-", ".", ".."}:
         raise UsageError(
             f"--csv {uri!r}: expected a file or s3://bucket/name.csv; stdout has the JSON summary"
         )
-    return open_store(folder + slash if slash else "."), name
+    return open_parent(uri)
 
 
 def _export(store: Store, target: Store, name: str) -> None:

@@ -155,3 +155,9 @@ def test_what_is_shown_is_short_and_safe() -> None:
     shown = ledger.printable("x" * 500 + ".jpg")
     assert len(shown) == 100
     assert shown.endswith("x.jpg")
+
+
+def test_the_csv_has_the_name_that_a_uri_gives_it(tmp_path: Path) -> None:
+    written(tmp_path)
+    ledger.run(ledger.Options(str(tmp_path), csv=f"{tmp_path.as_uri()}/my%20list.csv"))
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["my list.csv"]

@@ -21,8 +21,8 @@ from deblur.storage.local import LocalStore
 from deblur.storage.s3 import S3Store
 
 __all__ = [
-    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "address", "below", "open_object", "open_store",
-    "reason", "refuse_secrets",
+    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "address", "below", "open_object", "open_parent",
+    "open_store", "reason", "refuse_secrets",
 ]  # fmt: skip
 
 _MISSPELT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a letter alone is a drive's
@@ -61,17 +61,23 @@ def open_object(uri: str) -> tuple[Store, Entry] | None:
 
     Raises UsageError for a URI of no known kind, or where it leads nowhere.
     """
-    head, slash, name = uri.rpartition("/")
+    head, _, name = uri.rpartition("/")
     if not name or head.endswith("/"):  # a folder's name, or a bucket's
         return None
-    if uri.startswith("file://"):
-        name = urllib.parse.unquote(name)
-    store = open_store(head + slash or os.curdir)
+    store, name = open_parent(uri)
     try:
         found = store.entry(name)
     except OSError:
         return None  # who lists it as a folder learns why: S3 gives no reasons when asked for one object
     return (store, found) if found else None
+
+
+def open_parent(uri: str) -> tuple[Store, str]:
+    """Open the folder or prefix of the object that a URI names, and return the object's key there."""
+    head, slash, name = uri.rpartition("/")
+    if "://" in uri and not uri.startswith("s3://"):  # whose URIs have keys as they are
+        name = urllib.parse.unquote(name)
+    return open_store(head + slash or os.curdir), name
 
 
 def below(inner: Store, outer: Store) -> str | None:
