@@ -182,7 +182,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         f"from {_second(summary['first_finished_at'])} to {_second(summary['last_finished_at'])} UTC",
     ]
     models = [
-        (str(row["photos"]), f"model {row['model_id']}, settings {row['settings_id']}")
+        (str(row["photos"]), _what_by(row["model_id"], row["settings_id"]))
         for row in summary["models"]
     ]
     reasons = [
@@ -202,6 +202,10 @@ def table(summary: Mapping[str, Any]) -> list[str]:
     lines += _block("Slowest", slowest)
     lines += _block("Failed", failures, summary["more_failures"])
     return lines
+
+
+def _what_by(model: str, settings: str) -> str:
+    return f"model {model}, settings {settings}" if model else "no model: cut off, to be done again"
 
 
 def _second(time: str | None) -> str:
