@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from deblur import history, keys, ledger, places365
@@ -68,22 +69,21 @@ def plan(
     listed = source.list() if alone is None else [alone]
     found = _inventory(source, listed, below(destination, source), own)
     inventory, others = found.photos, found.others
-    drawn = ledger.plan(
-        destination,
-        inventory,
-        model_id=treatment.model_id,
-        settings_id=treatment.settings_id,
-        retry_failed=retry_failed,
+    draw = partial(
+        ledger.plan, destination, model_id=treatment.model_id, settings_id=treatment.settings_id
     )
+    drawn = draw(inventory, retry_failed=retry_failed)
     reasons = restore_names.refused(
         inventory, source, destination, treatment, own, probe=probe, alone=alone is not None
     )
     reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
-    if not reasons:
-        return Plan(inventory, others, drawn.before, drawn.todo[:limit], [])
-    todo = Entries.of(entry for entry in drawn.todo if entry.key not in reasons)
-    refused = [(entry, reasons[entry.key]) for entry in drawn.todo if entry.key in reasons]
-    return Plan(inventory, others, drawn.before, todo[:limit], refused)
+    todo, refused, before = drawn.todo, [], drawn.before
+    if reasons:
+        refused = [(entry, reasons[entry.key]) for entry in todo if entry.key in reasons]
+        todo = Entries.of(entry for entry in todo if entry.key not in reasons)
+    if retry_failed and limit is not None:  # what is left for another run has failed all the same
+        before = {**before, **draw(todo[limit:]).before}
+    return Plan(inventory, others, before, todo[:limit], refused)
 
 
 @dataclass(frozen=True)
