@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from deblur import ahead
 from deblur.places365 import Pool
 from deblur.storage import Store
 
 _THREADS = 32  # reads at a time: they wait for the store
+_READ_BYTES = 1 << 30  # that they may hold at once
 _AHEAD = 4096  # reads that are asked for at once; each takes 2 kB meanwhile
 
 
-def suspects(sizes: Mapping[str, int]) -> list[str]:
-    """Return the photos that may have a copy: those of the same size in bytes as another."""
+def suspects(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the photos that may have a copy, with their size in bytes: those of the same as another's."""
     by_size = defaultdict(list)
     for key, size in sizes.items():
         by_size[size].append(key)
-    return [key for keys in by_size.values() if len(keys) > 1 for key in keys]
+    return {key: size for size, keys in by_size.items() if len(keys) > 1 for key in keys}
 
 
-def contents(source: Store, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+def contents(source: Store, suspects: Mapping[str, int]) -> Generator[tuple[str, str], None, None]:
     """Yield each photo with its SHA-256, or "" if it cannot be read: whoever makes its pair says why."""
 
     def digest(key: str) -> str:
         try:
             return hashlib.sha256(source.read(key)).hexdigest()
-        except OSError:
+        except (OSError, MemoryError):
             return ""
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = ahead.results(threads, digest, keys, _AHEAD)
-        yield from zip(keys, found, strict=True)
+    largest = max(suspects.values(), default=1)
+    with (
+        ThreadPoolExecutor(min(max(_READ_BYTES // max(largest, 1), 1), _THREADS)) as threads,
+        closing(ahead.results(threads, digest, suspects, _AHEAD)) as found,
+    ):
+        yield from zip(suspects, found, strict=True)
 
 
 def without_copies(

@@ -11,6 +11,9 @@ from PIL import Image
 
 from deblur.errors import PhotoError
 
+MOST_SIDE_PX = 16_383
+"""The longest side that can be coded: WebP's."""
+
 
 def encode_lossless(pixels: np.ndarray) -> bytes:
     """Code (H, W, 3) uint8 RGB without loss, as the Parquet of the pairs holds it: WebP, effort 0.

@@ -17,7 +17,8 @@ of these that fits; photos outside of a layout that fits are left out.
 The folders `data_256` and so on may be the root itself, if all photos are named that way.
 
 **Split folders**: `train/CATEGORY/…` beside `test/…`, `val/…` or `validation/…` (these are "test"),
-below any prefix, or one of them alone with all photos in it. The "easyformat" archive of places365
+below any prefix, with most of the photos in them, or one of them alone with all. They may also lie in
+each category's folder: `CATEGORY/train/…` beside `CATEGORY/test/…`. The "easyformat" archive of places365
 is of this kind; it writes a nested category with a hyphen, which becomes a slash again
 (`places365_standard/train/forest-broadleaf/00000001.jpg`).
 
@@ -34,13 +35,15 @@ import os.path
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from deblur import photo
 from deblur.errors import UsageError
 from deblur.seeds import digest
 
-PHOTO_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# Also what only some installations read: such a photo is rejected with a reason.
+PHOTO_EXTENSIONS = frozenset(photo.FORMATS)
 
 _VAL_LIST = "places365_val.txt"
 _CATEGORY_LIST = "categories_places365.txt"
@@ -107,7 +110,10 @@ def choose(candidates: Iterable[Candidate], wanted: Sequence[str]) -> list[Candi
     several names stand for a category, the one with the most components has it, then the first.
     """
     candidates = list(candidates)
-    names = [name for name in dict.fromkeys(name.strip("/ ") for name in wanted) if name]
+    spelt: dict[str, str] = {}
+    for name in filter(None, (one.strip("/ ") for one in wanted)):
+        spelt.setdefault(name.casefold(), name)
+    names = list(spelt.values())
     if not names:
         return candidates
     categories = sorted({candidate.category for candidate in candidates})
@@ -116,6 +122,10 @@ def choose(candidates: Iterable[Candidate], wanted: Sequence[str]) -> list[Candi
         if fitting := [name for name in names if _stands_for(name, category)]:
             name_of[category] = max(fitting, key=lambda name: name.count("/"))
     if missing := [name for name in names if name not in name_of.values()]:
+        for name, theirs in (
+            (name, name_of[one]) for name in missing for one in name_of if _stands_for(name, one)
+        ):
+            raise UsageError(f"{theirs!r} has all photos of {name!r}: leave one of them out")
         raise UsageError(_explain_missing(missing, categories))
     return [
         Candidate(candidate.key, name_of[candidate.category], candidate.split)
@@ -194,12 +204,20 @@ def _split_folders(photos: Sequence[str]) -> list[Candidate]:
             easyformat.add(place)
     # A lone `train/` among other folders is rather a category: locomotives.
     alone = len(found) == len(photos) and len(splits_at) == 1
+    found = [one for one in found if alone or len(splits_at[one[0]]) == 2]
+    if 2 * len(found) <= len(photos):
+        return []
+    inside = len({place for place, _ in found}) > 1 and not any(
+        photo.category for _, photo in found
+    )
+    shared = _shared([f"{place}/" for place, _ in found])
     return [
-        Candidate(photo.key, photo.category.replace("-", "/"), photo.split)
+        replace(candidate, category="/".join(place.split("/")[shared:]))
+        if inside
+        else replace(candidate, category=candidate.category.replace("-", "/"))
         if place in easyformat
-        else photo
-        for place, photo in found
-        if alone or len(splits_at[place]) == 2
+        else candidate
+        for place, candidate in found
     ]
 
 
@@ -209,9 +227,14 @@ def _category_folders(photos: Sequence[str]) -> list[Candidate]:
     paths = [folder.split("/") for folder in folders]
     if any("/".join(path[:end]) in folders for path in paths for end in range(len(path))):
         return [Candidate(key, "", None) for key in photos]
-    levels = zip(*(path[:-1] for path in paths), strict=False)
-    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    shared = _shared(folders)
     return [Candidate(key, "/".join(key.split("/")[shared:-1]), None) for key in photos]
+
+
+def _shared(folders: Iterable[str]) -> int:
+    """Return how many first parts all folders share, short of the last of any."""
+    levels = zip(*(folder.split("/")[:-1] for folder in folders), strict=False)
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def _val_labels(lists: Mapping[str, str]) -> dict[str, str]:

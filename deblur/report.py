@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import jinja2
 
+from deblur import metrics
 from deblur.gallery import Comparison
 
 BLURRED = "blurred"
@@ -30,7 +31,7 @@ class MethodFigures:
         psnr, ssim: means.
         seconds_per_megapixel: time of the method alone.
         by_category: (PSNR, SSIM) of each category.
-        interval: of the mean PSNR, 95 %, by bootstrap over the photos.
+        interval: of the mean PSNR, 95 %, by bootstrap over the photos; None of a single one.
         by_blur: the same of each kind and strength of blur.
         wins: other method -> share of the photos that have a higher PSNR than with it.
         sharpness: as a share of the sharp photos'.
@@ -41,7 +42,7 @@ class MethodFigures:
     ssim: float
     seconds_per_megapixel: float | None
     by_category: Mapping[str, tuple[float, float]]
-    interval: tuple[float, float] = (math.nan, math.nan)
+    interval: tuple[float, float] | None = None
     by_blur: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     wins: Mapping[str, float] = field(default_factory=dict)
     sharpness: float = math.nan
@@ -122,6 +123,7 @@ def evaluate_page(evaluation: Evaluation) -> str:
     return _render(
         "evaluate.html",
         evaluation=evaluation,
+        most_db=metrics.MOST_DB,
         rows=list(zip(methods, gains, strict=True)),
         best=max(ranked, key=lambda method: method.psnr, default=None),
         best_gain=_best(gains),

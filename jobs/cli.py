@@ -19,6 +19,7 @@ from rich.console import Console
 from deblur import __version__
 from deblur.errors import DeblurError
 from jobs import runtime
+from jobs.interruption import terminable
 from jobs.progress import note
 
 # Name -> what it does, and an example that works when pasted after the ones above it.
@@ -41,6 +42,8 @@ JOBS = {
     "submit": "Run a job on another cluster, through Ray's Jobs API.\n\n"
     "Example: `deblur submit --address http://head:8265 -- restore s3://in s3://out --model s3://models/box14`",
 }
+
+_KEEP_ON = {"preprocess", "train", "restore", "demo"}  # the others begin anew
 
 app = App(
     name="deblur",
@@ -65,12 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str]) -> int:
     verbose = "--verbose" in words
     try:
-        summary = app(words, exit_on_error=False, result_action="return_value")
+        with terminable():
+            summary = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         note(f"deblur: see `deblur {words[0] + ' ' if words and words[0] in JOBS else ''}--help`")
         return 2
     except KeyboardInterrupt:
-        note("deblur: interrupted; the same command goes on where it was")
+        goes_on = bool(words) and words[0] in _KEEP_ON
+        note(f"deblur: interrupted{'; the same command goes on where it was' if goes_on else ''}")
         return 130
     except Exception as raised:  # the boundary of the program
         if verbose:

@@ -15,6 +15,7 @@ from typing import Any
 from cyclopts import Parameter
 
 from deblur import blur, photo
+from deblur.storage import LocalStore
 from jobs import evaluate, preprocess, restore, restore_report, train
 from jobs.progress import note
 from jobs.runtime import Cluster, cluster
@@ -51,7 +52,7 @@ def run(options: Options = Options()) -> dict[str, Any]:
         note(
             "1. Twelve sharp photos become pairs: the middle 256x256 pixels, and the same blurred by a 14x14 box."
         )
-        _unpack(files("deblur") / "samples", Path(places["photos"]))
+        _unpack(files("deblur") / "samples", LocalStore(places["photos"]))
         pairs = preprocess.run(
             preprocess.Options(
                 places["photos"], places["pairs"], train=3, test=1, blur=_RECIPE, **common
@@ -71,7 +72,7 @@ def run(options: Options = Options()) -> dict[str, Any]:
         note(
             f"\n3. All twelve photos, blurred whole, go tile by tile through {_SHIPPED}, which comes with deblur."
         )
-        _blur(Path(places["photos"]), Path(places["blurred"]))
+        _blur(LocalStore(places["photos"]), LocalStore(places["blurred"]))
         restored = restore.run(
             restore.Options(places["blurred"], places["restored"], model=_SHIPPED, **common)
         )
@@ -107,25 +108,21 @@ def _verdict(figures: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def _unpack(source: Traversable, target: Path) -> None:
+def _unpack(source: Traversable, target: LocalStore) -> None:
     """Copy the shipped photos, which may lie in an archive."""
     for item in source.iterdir():
         if item.is_dir():
             _unpack(item, target / item.name)
-        elif item.name.endswith(".jpg"):
-            target.mkdir(parents=True, exist_ok=True)
-            if not (
-                target / item.name
-            ).exists():  # a new file would be a changed photo to the next run
-                (target / item.name).write_bytes(item.read_bytes())
+        # A new file would be a changed photo to the next run.
+        elif item.name.endswith(".jpg") and not target.exists(item.name):
+            target.put(item.name, item.read_bytes())
 
 
-def _blur(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*.jpg")):
-        out = target / path.relative_to(source)
-        if out.exists():
+def _blur(source: LocalStore, target: LocalStore) -> None:
+    for entry in source.list():
+        if target.exists(entry.key):
             continue
-        sharp = photo.decode(path.read_bytes())
-        recipe = blur.draw(_RECIPE, seed=0, key=path.name)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(photo.encode(sharp.with_pixels(blur.degrade(sharp.pixels, recipe))))
+        sharp = photo.decode(source.read(entry.key))
+        recipe = blur.draw(_RECIPE, seed=0, key=entry.key.rsplit("/", 1)[-1])
+        blurred = sharp.with_pixels(blur.degrade(sharp.pixels, recipe))
+        target.put(entry.key, photo.encode(blurred))

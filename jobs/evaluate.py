@@ -12,20 +12,18 @@ from __future__ import annotations
 import io
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from cyclopts import Parameter
 
-from deblur import models, pairs, precision, report, seeds
+from deblur import models, pairs, precision, report
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import Store, open_store
-from jobs.evaluate_figures import Result, extremes, figures, gains, is_example
+from jobs.evaluate_figures import Result, examples, figures
 from jobs.evaluate_methods import Choice, Evaluate, prior_of, row_names
 from jobs.progress import Progress, note
 from jobs.runtime import (
@@ -41,7 +39,6 @@ from jobs.runtime import (
 PAGE = "report.html"
 FIGURES = "evaluation.json"
 PHOTOS = "photos.parquet"
-_REMARKS = ("gains most", "median gain", "gains least")
 
 
 @Parameter(name="*")
@@ -141,6 +138,11 @@ def _measure(
         if count := min(left, facts.pairs):
             rows.append({"shard": name, "count": count})
         left -= count
+    if left:
+        raise DeblurError(
+            f"{source.uri} has {total - left} of the {total} test pairs that are to be measured: run the "
+            "`deblur preprocess` that made them again"
+        )
     with bounded_retries():
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Evaluate,
@@ -177,7 +179,7 @@ def _evaluation(
             f"Model {name}": f"{card.network}, {card.steps} steps, id {card.model_id}"
             for name, card in cards.items()
         },
-        "Machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "Machine": "; ".join(sorted({result.machine for result in results})),
         "Versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
     return report.Evaluation(
@@ -186,50 +188,10 @@ def _evaluation(
         photos=sum(len(result.keys) for result in results),
         recipe=dataset.recipe,
         methods=figures(results),
-        examples=_examples(results, options.examples),
+        examples=examples(results, options.examples),
         facts=facts,
         seconds=seconds,
     )
-
-
-def _examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
-    """Return where the last method gains most, the median and the least, and then drawn ones.
-
-    Each shard has the pictures of its own extremes. For the median of all serves what comes next to it of these.
-    """
-    found = [
-        report.Example(
-            key=key,
-            category=category,
-            pictures=result.pictures[key],
-            psnr={name: result.scores[name][index].psnr for name in result.scores},
-        )
-        for result in results
-        for index, (key, category) in enumerate(zip(result.keys, result.categories, strict=True))
-        if key in result.pictures
-    ]
-    last = list(results[0].scores)[-1]
-    gain_of = {
-        key: gain
-        for result in results
-        for key, gain in zip(result.keys, gains(result.scores), strict=True)
-    }
-    median = sorted(gain_of.values())[len(gain_of) // 2]
-    gained = [gain_of[one.key] for one in found]
-    most, _, least = extremes(gained)
-    middle = int(np.argmin(np.abs(np.array(gained) - median)))
-    special = (
-        dict(zip((most, middle, least), _REMARKS, strict=True)) if last != report.BLURRED else {}
-    )
-    chosen = [replace(found[place], remark=f"{last}: {word}") for place, word in special.items()]
-    share = wanted / len(gain_of)
-    others = [
-        example
-        for place, example in enumerate(found)
-        if place not in special and is_example(example.key, share)
-    ]
-    chosen += sorted(others, key=lambda example: seeds.digest(0, example.key, "example"))
-    return chosen[:wanted]
 
 
 def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[Result]) -> None:
@@ -246,7 +208,7 @@ def _write(destination: Store, evaluation: report.Evaluation, results: Sequence[
                 "psnr": method.psnr,
                 "ssim": method.ssim,
                 "sharpness": None if math.isnan(method.sharpness) else method.sharpness,
-                "psnr_interval": list(method.interval),
+                "psnr_interval": list(method.interval) if method.interval else None,
                 "seconds_per_megapixel": method.seconds_per_megapixel,
                 "better_than": dict(method.wins),
                 "by_category": _named(method.by_category),
@@ -291,8 +253,8 @@ def _print_table(evaluation: report.Evaluation) -> None:
             else f"{'-':>11}"
         )
         sharpness = "-" if math.isnan(method.sharpness) else f"{method.sharpness:.0%}"
-        low, high = method.interval
+        low_to_high = "({:.2f} to {:.2f})".format(*method.interval) if method.interval else ""
         note(
-            f"{method.name:{width}}  {method.psnr:7.2f}  ({low:.2f} to {high:.2f})  "
+            f"{method.name:{width}}  {method.psnr:7.2f}  {low_to_high:16}  "
             f"{method.ssim:5.3f}  {sharpness:>9}  {spent}"
         )

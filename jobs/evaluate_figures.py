@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from deblur import report, seeds
 
 WIENER = "Wiener (kernel known)"
 SHARP = "sharp"  # the caption of what was blurred
+_REMARKS = ("gains most", "gains least", "median gain")
 _DRAWS, _DRAWS_AT_A_TIME = 2000, 50  # of the bootstrap
 
 
@@ -37,7 +38,7 @@ class Scores(NamedTuple):
 class Result:
     """One shard's: scores by method, in the order of the photos, and seconds and megapixels by method.
 
-    `pictures` has, of a few photos, their files by key and caption.
+    `pictures` has, of a few photos, their files by key and caption; `machine` says what computed.
     """
 
     keys: list[str]
@@ -47,6 +48,7 @@ class Result:
     seconds: dict[str, float]
     megapixels: float
     pictures: dict[str, dict[str, bytes]]
+    machine: str
 
 
 def figures(results: Sequence[Result]) -> list[report.MethodFigures]:
@@ -89,6 +91,52 @@ def gains(scores: Mapping[str, Sequence[Scores]]) -> list[float]:
     ]
 
 
+def examples(results: Sequence[Result], wanted: int) -> list[report.Example]:
+    """Return where the last method gains most, the median and the least, and then drawn ones.
+
+    Each shard has the pictures of its own extremes. For the median of all serves what comes next to it of these.
+    """
+    found = [
+        report.Example(
+            key=key,
+            category=category,
+            pictures=result.pictures[key],
+            psnr={name: result.scores[name][index].psnr for name in result.scores},
+        )
+        for result in results
+        for index, (key, category) in enumerate(zip(result.keys, result.categories, strict=True))
+        if key in result.pictures
+    ]
+    last = list(results[0].scores)[-1]
+    gain_of = {
+        key: gain
+        for result in results
+        for key, gain in zip(result.keys, gains(result.scores), strict=True)
+    }
+    median = sorted(gain_of.values())[len(gain_of) // 2]
+    gained = [gain_of[one.key] for one in found]
+    most, _, least = extremes(gained)
+    middle = int(np.argmin(np.abs(np.array(gained) - median)))
+    special: dict[int, str] = {}
+    if last != report.BLURRED:
+        # Of one or two photos, the median is an extreme too.
+        for place, word in zip((most, least, middle), _REMARKS, strict=True):
+            special.setdefault(place, f"{last}: {word}")
+    chosen = [
+        replace(found[place], remark=special[place])
+        for place in dict.fromkeys((most, middle, least))
+        if place in special
+    ]
+    share = wanted / len(gain_of)
+    others = [
+        example
+        for place, example in enumerate(found)
+        if place not in special and is_example(example.key, share)
+    ]
+    chosen += sorted(others, key=lambda example: seeds.digest(0, example.key, "example"))
+    return chosen[:wanted]
+
+
 def is_example(key: str, share: float) -> bool:
     """Say whether a photo is one of twice this share: by its key, so no worker has to know the others' photos."""
     return bool(seeds.generator(0, key, "example").random() < 2 * share)
@@ -108,8 +156,13 @@ def _grouped(names: Sequence[str], scores: Sequence[Scores]) -> dict[str, tuple[
     return {name: _mean(group) for name, group in sorted(groups.items())}
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return where 95 % of the means lie of as many photos drawn from these (Efron 1979)."""
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the mean's 95 % confidence interval: where the means lie of as many drawn from these (Efron 1979).
+
+    One photo says nothing of others.
+    """
+    if len(values) < 2:
+        return None
     rng, drawn = seeds.generator(0, "", "bootstrap"), np.asarray(values)
     means = [
         drawn[rng.integers(len(drawn), size=(_DRAWS_AT_A_TIME, len(drawn)))].mean(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Evaluate:
         self, source: Store, dataset: pairs.Dataset, chosen: Choice, example_share: float
     ) -> None:
         self._source, self._share = source, example_share
+        self._machine = _machine(chosen)
         self._methods = dict(_methods(source, dataset, chosen))
         warm = np.full((dataset.size_px, dataset.size_px, 3), 128, np.uint8)
         recipe = blur.draw(dataset.recipe, seed=0, key="warm-up")
@@ -109,6 +111,7 @@ class Evaluate:
                 rows[index].key: {name: _picture(made[index]) for name, made in outputs.items()}
                 for index in sorted(shown)
             },
+            self._machine,
         )
 
 
@@ -208,6 +211,22 @@ def _model(store: Store, precision: Any) -> Method:
     dtype_policy = policy(precision)
     restorer = Restorer(models.load(store, dtype_policy), dtype_policy)
     return lambda blurred, _: list(restorer.restore(blurred))
+
+
+def _machine(chosen: Choice) -> str:
+    """Say what computes here, and how."""
+    said = f"{platform.machine()}, Python {platform.python_version()}"
+    if not chosen.models:
+        return said
+    import tensorflow as tf
+
+    from deblur.precision import policy
+
+    gpus = tf.config.list_physical_devices("GPU")
+    precision: Any = chosen.precision
+    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+    where = details.get("device_name", "a GPU") if gpus else "the CPU"
+    return f"{said}; models on {where}, {policy(precision)}"
 
 
 def _unit(pixels: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from cyclopts import Parameter
 
 from deblur import ledger
 from deblur.errors import UsageError
-from deblur.storage import Store, open_store, reason
+from deblur.storage import Store, open_parent, open_store, reason
 from jobs.progress import note
 
 _MOST_REASONS = 20
@@ -182,7 +182,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         f"from {_second(summary['first_finished_at'])} to {_second(summary['last_finished_at'])} UTC",
     ]
     models = [
-        (str(row["photos"]), f"model {row['model_id']}, settings {row['settings_id']}")
+        (str(row["photos"]), _what_by(row["model_id"], row["settings_id"]))
         for row in summary["models"]
     ]
     reasons = [
@@ -202,6 +202,10 @@ def table(summary: Mapping[str, Any]) -> list[str]:
     lines += _block("Slowest", slowest)
     lines += _block("Failed", failures, summary["more_failures"])
     return lines
+
+
+def _what_by(model: str, settings: str) -> str:
+    return f"model {model}, settings {settings}" if model else "no model: cut off, to be done again"
 
 
 def _second(time: str | None) -> str:
@@ -230,12 +234,11 @@ def printable(text: str, most: int = _MOST_LETTERS) -> str:
 
 def _file(uri: str) -> tuple[Store, str]:
     """Return the store and the key of one file."""
-    folder, slash, name = uri.rpartition("/")
-    if name in {"", "-", ".", ".."}:
+    if uri.rpartition("/")[2] in {"", "-", ".", ".."}:
         raise UsageError(
             f"--csv {uri!r}: expected a file or s3://bucket/name.csv; stdout has the JSON summary"
         )
-    return open_store(folder + slash if slash else "."), name
+    return open_parent(uri)
 
 
 def _export(store: Store, target: Store, name: str) -> None:

@@ -9,24 +9,21 @@ that are rejected are replaced by the next ones of their category, in further sh
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from cyclopts import Parameter
 
-from deblur import copies, keys, pairs, places365
+from deblur import keys, pairs, pictures
 from deblur.errors import UsageError
 from deblur.storage import Store, open_store
+from jobs.preprocess_plan import SPLITS, Selection, finished_shards, identify, plan, select
 from jobs.preprocess_shards import Shard, ShardMaker, bundles
 from jobs.progress import Progress, counts, note, warn
 from jobs.runtime import RETRIES, Cluster, bounded_retries, cluster, require_shared
-
-_SPLITS = ("train", "test")
-SHARD_PAIRS = 64  # 8 MB of coded 256x256 pairs: one good-sized object, a few seconds of work
 
 
 @Parameter(name="*")
@@ -59,14 +56,13 @@ def run(options: Options) -> dict[str, Any]:
     check(options)
     source, destination = open_store(options.source), open_store(options.pairs)
     note(f"listing {source.uri}")
-    pools, left_out, ignored = select(source, options)
-    plan_id = _plan_id(options, pools)
-    finished = {name for split in _SPLITS for name in pairs.shards(destination, split)}
-    _refuse_other_pairs(destination, finished, plan_id)
-    destination.make_ready()
+    selection = select(source, destination, options)
+    pools = selection.pools
+    plan_id = identify(options, selection)
+    finished = finished_shards(destination, plan_id)
 
     made: dict[str, pairs.ShardFacts] = {}
-    rejected = [(key, split, why) for key, (split, why) in left_out.items()]
+    rejected = [(key, split, why) for key, (split, why) in selection.left_out.items()]
     total = sum(pool.wanted for pool in pools)
     with ExitStack() as stack, Progress("preprocess", total, "photos") as progress:
         taken = dict.fromkeys(pools, 0)
@@ -75,12 +71,10 @@ def run(options: Options) -> dict[str, Any]:
             shards = list(plan(pools, taken, wanted, made))
             splits = {key: shard.split for shard in shards for key, _ in shard.photos}
             results: dict[str, pairs.ShardFacts] = {}
-            there = [shard for shard in shards if shard.name in finished]
-            found = pairs.shard_facts(destination, (shard.name for shard in there))
-            for shard, facts in zip(there, found, strict=True):
-                if facts is not None and facts.plan_id == plan_id:
+            for shard in shards:
+                if facts := finished.get(shard.name):
                     results[shard.name] = facts
-                    progress.advance(len(shard.photos))
+                    progress.begin_at(progress.done + len(shard.photos))
             if missing := [shard for shard in shards if shard.name not in results]:
                 # Ray starts when there is work for it.
                 stack.enter_context(cluster(options.cluster))
@@ -106,8 +100,10 @@ def run(options: Options) -> dict[str, Any]:
                 )
             progress.total = progress.done + sum(wanted.values())
 
-    dataset = _account(options, source, destination, plan_id, pools, made, rejected)
-    _warn_of_shortage(options, dataset, rejected, ignored)
+    for name in finished.keys() - made.keys():  # damaged, or of photos none of which could be used
+        destination.delete(name)
+    dataset = _account(options, source, destination, plan_id, selection, made, rejected)
+    _warn_of_shortage(options, dataset, rejected, selection.ignored)
     return {
         "job": "preprocess",
         "pairs": destination.uri,
@@ -118,96 +114,6 @@ def run(options: Options) -> dict[str, Any]:
         "recipe": dataset.recipe,
         "fingerprint": dataset.fingerprint,
     }
-
-
-# === Plan ===
-
-
-def select(
-    source: Store, options: Options
-) -> tuple[list[places365.Pool], dict[str, tuple[str, str]], int]:
-    """Return the pools, what is left out (key -> (split, reason)), and how many files are no photos."""
-    entries = {entry.key: entry for entry in source.list()}
-    nameless = [key for key in entries if places365.is_photo(key) and keys.nameless(key)]
-    left_out = {keys.shown(key): ("", keys.NOT_UTF8) for key in nameless}
-    for key in nameless:
-        del entries[key]
-    lists = {
-        key: source.read(key).decode()
-        for key in entries
-        if key.rsplit("/", 1)[-1] in places365.LIST_FILES
-    }
-    candidates = places365.candidates(entries, lists)
-    if not candidates:
-        raise UsageError(
-            f"{source.uri} has no photos: {len(entries)} files, none of which ends in "
-            f"{', '.join(sorted(places365.PHOTO_EXTENSIONS))}"
-        )
-    wanted = [name.strip() for name in options.categories.split(",") if name.strip()]
-    chosen = places365.choose(candidates, wanted)
-    pools = places365.pools(chosen, train=options.train, test=options.test, seed=options.seed)
-    sizes = {key: entries[key].size_bytes for pool in pools for key in pool.keys}
-    pools, duplicates = copies.without_copies(pools, _contents(source, sizes))
-    photos = sum(map(places365.is_photo, entries))
-    note(
-        f"{photos} photos; chose {sum(pool.wanted for pool in pools if pool.split == 'train')} to train on "
-        f"and {sum(pool.wanted for pool in pools if pool.split == 'test')} to test on"
-    )
-    return pools, left_out | duplicates, len(entries) - photos - len(lists)
-
-
-def _contents(source: Store, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Return the SHA-256 of the photos that may have a copy. Of places365, whose files are small, that is most."""
-    suspects = copies.suspects(sizes)
-    found: dict[str, str] = {}
-    if not suspects:
-        return found
-    with Progress("look for copies", len(suspects), "photos of equal size") as progress:
-        for key, digest in copies.contents(source, suspects):
-            found[key] = digest
-            progress.advance()
-    return found
-
-
-def plan(
-    pools: Sequence[places365.Pool],
-    taken: Mapping[places365.Pool, int],
-    wanted: Mapping[places365.Pool, int],
-    made: Mapping[str, pairs.ShardFacts],
-) -> Iterator[Shard]:
-    """Yield the shards of one round: the next wanted photos of each pool, categories in turn."""
-    for split in _SPLITS:
-        columns = [
-            [(key, pool.category) for key in pool.keys[taken[pool] : taken[pool] + wanted[pool]]]
-            for pool in pools
-            if pool.split == split
-        ]
-        length = max(map(len, columns), default=0)
-        photos = [
-            column[index] for index in range(length) for column in columns if index < len(column)
-        ]
-        first = sum(name.startswith(f"{split}/") for name in made)
-        for number, start in enumerate(range(0, len(photos), SHARD_PAIRS), start=first):
-            yield Shard(
-                f"{split}/{number:05d}.parquet", split, tuple(photos[start : start + SHARD_PAIRS])
-            )
-
-
-def _plan_id(options: Options, pools: Sequence[places365.Pool]) -> str:
-    """Return a hash of everything that decides the bytes of the shards."""
-    decisive = [
-        pairs.SCHEMA_VERSION, options.blur, options.size, options.seed, SHARD_PAIRS, [asdict(pool) for pool in pools],
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(decisive).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _refuse_other_pairs(destination: Store, finished: Set[str], plan_id: str) -> None:
-    for facts in pairs.shard_facts(destination, sorted(finished)[:1]):
-        if facts is not None and facts.plan_id != plan_id:
-            raise UsageError(
-                f"{destination.uri} holds pairs made with other options or from other photos; "
-                "give another place, or empty this one"
-            )
 
 
 # === Map ===
@@ -239,21 +145,21 @@ def _account(
     source: Store,
     destination: Store,
     plan_id: str,
-    pools: Sequence[places365.Pool],
+    selection: Selection,
     made: Mapping[str, pairs.ShardFacts],
     rejected: Sequence[tuple[str, str, str]],
 ) -> pairs.Dataset:
     # A category of which no photo can be used is there as well, with none.
+    wanted = dict(zip(SPLITS, (options.train, options.test), strict=True))
     totals = {
-        split: {pool.category: 0 for pool in pools if pool.split == split and pool.wanted}
-        for split in _SPLITS
+        split: dict.fromkeys(selection.categories if wanted[split] else (), 0) for split in SPLITS
     }
     for name, facts in sorted(made.items()):
         split = totals[name.split("/")[0]]
         for category, count in facts.categories.items():
             split[category] = split.get(category, 0) + count
     if not any(totals["train"].values()) and not any(totals["test"].values()):
-        reasons = "; ".join(f"{key}: {why}" for key, _, why in rejected[:3])
+        reasons = "; ".join(f"{keys.printable(key)}: {why}" for key, _, why in rejected[:3])
         raise UsageError(
             f"none of the {len(rejected)} photos of {source.uri} can be used: {reasons}"
         )
@@ -291,8 +197,10 @@ def check(options: Options) -> None:
 
     if options.blur not in blur.RECIPES:
         raise UsageError(f"there is no blur {options.blur!r}; there are {', '.join(blur.RECIPES)}")
-    if options.size < 32:
-        raise UsageError(f"--size {options.size}: a crop needs at least 32 pixels a side")
+    if not 32 <= options.size <= pictures.MOST_SIDE_PX:
+        raise UsageError(
+            f"--size {options.size}: a crop has 32 to {pictures.MOST_SIDE_PX} pixels a side"
+        )
     if options.train < 0 or options.test < 0 or options.train + options.test == 0:
         raise UsageError(
             f"--train {options.train} --test {options.test}: expected counts of 0 or more, not both 0"

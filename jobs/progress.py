@@ -66,6 +66,12 @@ class Progress:
             self._printed = now
             note(f"{self.title}: {self.done} of {self.total} {self.unit}{self._state(now)}")
 
+    def begin_at(self, count: int) -> None:
+        """Count what an earlier run did, which says nothing of this one's rate."""
+        self.done = count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, total=self.total)
+
     def note(self, text: str) -> None:
         """Tell the user something without breaking the bar."""
         if self._bar is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from deblur import history, keys, ledger, places365
@@ -18,9 +19,7 @@ from jobs.restore_stages import Treatment
 
 # Also what we may not be able to read: a photo in a format that we lack belongs in the ledger, not
 # out of sight.
-EXTENSIONS = places365.PHOTO_EXTENSIONS | restore_names.RAW | {
-    ".jpe", ".jfif", ".mpo", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl",
-}  # fmt: skip
+EXTENSIONS = places365.PHOTO_EXTENSIONS | restore_names.RAW | {".gif", ".jp2", ".jxl"}
 
 _CHUNK_PHOTOS = 32  # a task's worth of fetching: small photos come in groups,
 _CHUNK_BYTES = 32 << 20  # large ones alone
@@ -73,13 +72,10 @@ def plan(
     listed = source.list() if alone is None else [alone]
     found = _inventory(source, listed, below(destination, source), own)
     inventory, others = found.photos, found.others
-    drawn = ledger.plan(
-        destination,
-        inventory,
-        model_id=treatment.model_id,
-        settings_id=treatment.settings_id,
-        retry_failed=retry_failed,
+    draw = partial(
+        ledger.plan, destination, model_id=treatment.model_id, settings_id=treatment.settings_id
     )
+    drawn = draw(inventory, retry_failed=retry_failed)
     if not drawn.todo:
         return Plan(inventory, others, drawn.before, drawn.todo, [])
     holders = restore_names.holders(destination, probe=probe)
@@ -89,11 +85,13 @@ def plan(
         alone=alone is not None,
     )  # fmt: skip
     reasons |= dict.fromkeys(found.nameless, keys.NOT_UTF8)
-    if not reasons:
-        return Plan(inventory, others, drawn.before, drawn.todo[:limit], [])
-    todo = Entries.of(entry for entry in drawn.todo if entry.key not in reasons)
-    refused = [(entry, reasons[entry.key]) for entry in drawn.todo if entry.key in reasons]
-    return Plan(inventory, others, drawn.before, todo[:limit], refused)
+    todo, refused, before = drawn.todo, [], drawn.before
+    if reasons:
+        refused = [(entry, reasons[entry.key]) for entry in todo if entry.key in reasons]
+        todo = Entries.of(entry for entry in todo if entry.key not in reasons)
+    if retry_failed and limit is not None:  # what is left for another run has failed all the same
+        before = {**before, **draw(todo[limit:]).before}
+    return Plan(inventory, others, before, todo[:limit], refused)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +18,7 @@ from cyclopts import Parameter
 from deblur import __version__
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import LocalStore, Store
+from jobs.interruption import terminable
 from jobs.progress import warn
 
 _QUIET = {
@@ -59,6 +58,11 @@ class Cluster:
     "Cores that an embedded Ray uses; else all of this machine's."
     verbose: bool = False
     "Show the logs of Ray and TensorFlow, and whole traces of errors."
+
+    def __post_init__(self) -> None:
+        """Refuse what Ray would wait with for ever."""
+        if self.cpus is not None and self.cpus < 1:
+            raise UsageError(f"--cpus {self.cpus}: expected 1 or more")
 
 
 @contextmanager
@@ -104,35 +108,16 @@ def cluster(where: Cluster) -> Iterator[None]:
         why = " ".join(str(error).split())
         raise DeblurError(f"the Ray cluster at {address!r} cannot be joined: {why}") from error
     quieten(where.verbose)
+    if address != "local" and not working_nodes():
+        warn("no machine of the cluster has cores to work with: the job waits until it has grown")
     # Ray prints the warnings of its raylets whatever `log_to_driver` says, and to stdout, which is the
     # summary's; those that it holds back as repetitions, when it shuts down.
     with open(os.devnull, "w") as sink, redirect_stdout(sys.stderr if where.verbose else sink):
         try:
-            with _terminable():
+            with terminable():
                 yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Have the first SIGTERM, as of a container that is stopped, do what Ctrl-C does.
-
-    Ray's C++ ends the process at once otherwise, and prints a trace.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _address(where: Cluster) -> str:
@@ -182,7 +167,7 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    paths = {store.uri: store.uri for store in read if isinstance(store, LocalStore)}
+    folders = {store.uri: store for store in read if isinstance(store, LocalStore)}
     here = ray.get_runtime_context().get_node_id()
     working = working_nodes()
     others = [node for node in working if node["NodeID"] != here]
@@ -190,17 +175,17 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
         return
     with ExitStack() as stack:
         if isinstance(written, LocalStore):
-            paths[written.uri] = f"{written.uri}/{stack.enter_context(written.probed())}"
-        if not paths:
+            folders[written.uri] = written / stack.enter_context(written.probed())
+        if not folders:
             return
         # On a cluster that has yet to grow, its first machine is asked.
         ask = ray.remote(num_cpus=0 if others else 1)(_missing)
         asked = {
             ask.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(paths): node["NodeManagerHostname"]
+            ).remote(folders): node["NodeManagerHostname"]
             for node in others
-        } or {ask.remote(paths): "another machine"}
+        } or {ask.remote(folders): "another machine"}
         for answer, machine in asked.items():
             try:
                 missing = ray.get(answer)
@@ -213,11 +198,14 @@ def require_shared(read: Iterable[Store], written: Store | None = None) -> None:
                 )
 
 
-def _missing(paths: Mapping[str, str]) -> list[str]:
-    """Return whose paths are not on this machine. A network's file systems may be a moment late."""
+def _missing(folders: Mapping[str, LocalStore]) -> list[str]:
+    """Return whose folders are not on this machine. A network's file systems may be a moment late.
+
+    They come as stores: those of shipped models know where this machine has them.
+    """
     for wait_s in (0.0, 1.0, 3.0):
         time.sleep(wait_s)
-        missing = [name for name, path in paths.items() if not os.path.exists(path)]
+        missing = [name for name, store in folders.items() if not os.path.exists(store.root)]
         if not missing:
             break
     return missing

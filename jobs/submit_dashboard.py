@@ -55,6 +55,10 @@ def dashboard(address: str | None) -> str:
         fine = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         fine = False
+    if "@" in (parts.netloc if fine else url):
+        raise UsageError(
+            f"--address must not hold a name and password: expected {example}, and Ray's token in RAY_AUTH_TOKEN"
+        )
     if not fine or address in {"auto", "local"}:
         raise UsageError(f"--address {address!r}: expected {example}")
     return url
@@ -91,7 +95,7 @@ def _knock(address: str) -> None:
         error.close()
         if error.code == 404:  # Ray's client knows better what other codes mean
             raise OSError(_NO_DASHBOARD) from error
-    except http.client.BadStatusLine as error:
+    except http.client.HTTPException as error:
         raise OSError(_NO_DASHBOARD) from error
     except urllib.error.URLError as error:
         raise OSError(getattr(error.reason, "strerror", None) or str(error.reason)) from error

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from deblur import keys, pairs, photo, places365
+from deblur import keys, pairs, photo, pictures, places365
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Entry, Store, reason
 from jobs.runtime import RETRIES, bounded_retries
@@ -27,7 +27,6 @@ _CHUNK_PHOTOS = 32
 # What is larger is shrunk when it is read, once: at their full size photos of cameras are soft, and
 # decoding one of 12 megapixels takes 120 ms for each crop.
 _MOST_PIXELS = 4_000_000
-_MOST_SIDE_PX = 16_383  # WebP's. Of what is longer and was shrunk for its pixels, a long strip, the rest is left out
 # Ray 2.60 reads footers in 32 processes, whatever there is to read, ten files at a time in each: one shard
 # was there after 4.4 s with one of them, after 7.4 with 32, on two cores.
 _FOOTERS_EACH, _MOST_FOOTER_READERS = 10, 32
@@ -189,7 +188,7 @@ class Gather:
             size = f"{decoded.width}x{decoded.height}"
             raise PhotoError(f"{size} is smaller than the crop of {self._size_px} pixels")
         shrunk = pixels.shape[:2] != decoded.pixels.shape[:2]
-        strip = pixels[:_MOST_SIDE_PX, :_MOST_SIDE_PX]
+        strip = pixels[: pictures.MOST_SIDE_PX, : pictures.MOST_SIDE_PX]
         coded = photo.encode_lossless(strip) if shrunk else data
         return {"sharp": coded, "sha256": hashlib.sha256(data).hexdigest()}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,3 +31,21 @@ def test_an_error_comes_in_its_turn() -> None:
         assert [next(results), next(results)] == [1, 0.5]
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+def test_who_leaves_does_not_wait_for_what_was_asked_for() -> None:
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 0:
+            raise ConnectionError
+        go_on.wait(10)
+        return item
+
+    with ThreadPoolExecutor(2) as threads:
+        with pytest.raises(ConnectionError):
+            next(ahead.results(threads, work, range(100), 50))
+        go_on.set()
+    assert len(begun) < 5

@@ -1,7 +1,10 @@
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +179,39 @@ def test_errors_become_exit_codes(
     assert (got, out) == (code, "")
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("job", "goes_on"), [("restore", True), ("demo", True), ("evaluate", False), ("export", False)]
+)
+def test_who_keeps_nothing_does_not_promise_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, job: str, goes_on: bool
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    code, _, err = run(capsys, job)
+    assert code == 130
+    assert (
+        err.strip() == "deblur: interrupted" + "; the same command goes on where it was" * goes_on
+    )
+
+
+def test_who_ends_a_listing_is_answered(credentials: None, tmp_path: Path) -> None:
+    """Long before Ray, in a bucket that takes its time."""
+    words = [sys.executable, "-m", "jobs.cli", "restore", "s3://in/x", str(tmp_path)]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = os.environ | {"AWS_ENDPOINT_URL_S3": endpoint}
+        process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+        connection, _ = server.accept()
+        with connection:
+            time.sleep(0.5)
+            process.terminate()
+            said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.endswith("deblur: interrupted; the same command goes on where it was\n")
 
 
 @pytest.mark.parametrize("in_dataset", [False, True])

@@ -15,7 +15,7 @@ from deblur import metrics, pairs
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import open_store
 from jobs import evaluate, preprocess
-from jobs.evaluate_figures import Result, Scores, extremes, figures, gains, is_example
+from jobs.evaluate_figures import Result, Scores, examples, extremes, figures, gains, is_example
 from jobs.evaluate_methods import prior_of, row_names
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -59,8 +59,10 @@ def test_figures_and_report(real_pairs: Path, tiny: Path, tmp_path: Path) -> Non
     assert sharpness["blurred"] < 0.6 < sharpness["Wiener (kernel known)"] < 1.3
     wiener = next(method for method in figures["methods"] if method["name"].startswith("Wiener"))
     assert wiener["better_than"] == {"blurred": 1.0}
+    assert "; models on the CPU, " in figures["facts"]["Machine"]
     page = (tmp_path / "report.html").read_text()
     assert "tiny" in page
+    assert "58.92 dB means identical" in page
     assert "data:image/jpeg;base64," in page
     for remark in ("gains most", "median gain"):  # the third of two examples has no place
         assert f"{model}: {remark}" in page
@@ -90,7 +92,7 @@ def test_figures_of_known_scores() -> None:
     result = Result(
         keys=list("abcd"), categories=["x", "x", "y", "y"], blurs=["weak"] * 4,
         scores={"blurred": before, "mine": after}, seconds={"blurred": 0.0, "mine": 3.0},
-        megapixels=1.5, pictures={},
+        megapixels=1.5, pictures={}, machine="",
     )  # fmt: skip
     blurred, mine = figures([result])
     assert (blurred.psnr, mine.psnr, mine.ssim) == (21.5, 22.25, pytest.approx(0.575))
@@ -172,14 +174,44 @@ def test_pictures_are_of_extremes_of_all_and_of_drawn_photos() -> None:
         shown |= {name for name in names if is_example(name, 8 / 1000)}
         pictures: dict[str, dict[str, bytes]] = {name: {} for name in shown}
         none = {"blurred": 0.0, "mine": 0.0}
-        results.append(Result(names, [""] * 25, [""] * 25, scores, none, 1.0, pictures))
-    examples = evaluate._examples(results, 8)
+        results.append(Result(names, [""] * 25, [""] * 25, scores, none, 1.0, pictures, ""))
+    shown_first = examples(results, 8)
     order = sorted(gained.ravel())
     of = dict(zip(itertools.chain(*keys), gained.ravel(), strict=True))
-    assert [of[one.key] for one in (examples[0], examples[2])] == [order[-1], order[0]]
-    assert abs(order.index(of[examples[1].key]) - 500) < 20
-    assert all(is_example(one.key, 8 / 1000) for one in examples[3:])
-    assert len(examples) > 5
+    assert [of[one.key] for one in (shown_first[0], shown_first[2])] == [order[-1], order[0]]
+    assert abs(order.index(of[shown_first[1].key]) - 500) < 20
+    assert all(is_example(one.key, 8 / 1000) for one in shown_first[3:])
+    assert len(shown_first) > 5
+
+
+@pytest.mark.parametrize(
+    ("gained", "remarks"),
+    [
+        ([5.0], ["gains most"]),
+        ([5.0, 1.0], ["gains most", "gains least"]),
+        ([1.0, 5.0, 2.0], ["gains most", "median gain", "gains least"]),
+    ],
+)
+def test_few_photos_are_remarked_on(gained: list[float], remarks: list[str]) -> None:
+    keys = [str(gain) for gain in gained]
+    scores = {
+        "blurred": [Scores(20, 0.5, 0.5)] * len(keys),
+        "mine": [Scores(20 + gain, 0.5, 0.5) for gain in gained],
+    }
+    none = {"blurred": 0.0, "mine": 0.0}
+    results = [Result(keys, keys, keys, scores, none, 1.0, {key: {} for key in keys}, "")]
+    shown_first = examples(results, 8)
+    assert [one.remark for one in shown_first] == [f"mine: {remark}" for remark in remarks]
+    assert [float(one.key) for one in shown_first] == sorted(gained, reverse=True)
+    blurred, _ = figures(results)
+    assert (blurred.interval is None) == (len(gained) == 1)  # which says nothing of other photos
+
+
+def test_a_missing_shard_is_told(made_pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_pairs, tmp_path / "pairs")
+    (tmp_path / "pairs" / "test" / "00000.parquet").unlink()
+    with pytest.raises(DeblurError, match=r"has 1 of the 4 test pairs .*: run the `deblur prep"):
+        evaluate.run(evaluate.Options(str(tmp_path / "pairs"), str(tmp_path / "report")))
 
 
 def test_a_damaged_shard_is_told(made_pairs: Path, tmp_path: Path) -> None:

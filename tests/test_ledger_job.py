@@ -48,6 +48,15 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(exit_.value.code or 0), shown.out, shown.err
 
 
+def test_a_photo_that_was_cut_off_in_place_is_of_no_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows.write(open_store(tmp_path), [rows.begun(Row("a.jpg", "e", 1, "m", "s", "restored"))])
+    _, out, err = run(capsys, str(tmp_path))
+    assert "\nPhotos by model\n  1  no model: cut off, to be done again\n" in err
+    assert json.loads(out)["models"] == [{"model_id": "", "settings_id": "", "photos": 1}]
+
+
 def test_reasons_that_differ_in_numbers_are_counted_as_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -155,3 +164,9 @@ def test_what_is_shown_is_short_and_safe() -> None:
     shown = ledger.printable("x" * 500 + ".jpg")
     assert len(shown) == 100
     assert shown.endswith("x.jpg")
+
+
+def test_the_csv_has_the_name_that_a_uri_gives_it(tmp_path: Path) -> None:
+    written(tmp_path)
+    ledger.run(ledger.Options(str(tmp_path), csv=f"{tmp_path.as_uri()}/my%20list.csv"))
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["my list.csv"]

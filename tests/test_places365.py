@@ -19,6 +19,7 @@ TRAIN_LIST = "/f/forest/broadleaf/00000001.jpg 150\n/a/airfield/00000007.jpg 0\n
     [
         ("a.jpg", True),
         ("castle/B.JPEG", True),
+        ("IMG_1.HEIC", True),
         ("a/b/c.TiFf", True),
         ("_MG_1234.jpg", True),  # what cameras write for Adobe RGB
         ("a.b.webp", True),
@@ -144,6 +145,31 @@ LAYOUTS = {
         {},
         [("train/castle/a.jpg", "castle", "train"), ("train/forest/b.jpg", "forest", "train")],
     ),
+    "split folders in each category's": (
+        [
+            "in/castle/train/a.jpg",
+            "in/castle/test/b.jpg",
+            "in/forest/train/c.jpg",
+            "in/forest/val/d.jpg",
+        ],
+        {},
+        [
+            ("in/castle/test/b.jpg", "castle", "test"),
+            ("in/castle/train/a.jpg", "castle", "train"),
+            ("in/forest/train/c.jpg", "forest", "train"),
+            ("in/forest/val/d.jpg", "forest", "test"),
+        ],
+    ),
+    "split folders of a few": (
+        ["castle/a.jpg", "castle/b.jpg", "x/train/c.jpg", "x/test/d.jpg"],
+        {},
+        [
+            ("castle/a.jpg", "castle", None),
+            ("castle/b.jpg", "castle", None),
+            ("x/test/d.jpg", "x/test", None),
+            ("x/train/c.jpg", "x/train", None),
+        ],
+    ),
     "train is a category": (
         ["bus/a.jpg", "train/b.jpg"],
         {},
@@ -238,6 +264,14 @@ def test_the_most_specific_name_has_the_category():
     photos = _photos("forest/broadleaf", "forest/needleleaf")
     chosen = choose(photos, ["forest", "forest/broadleaf"])
     assert [c.category for c in chosen] == ["forest/broadleaf", "forest"]
+
+
+def test_a_category_that_is_wanted_twice() -> None:
+    there = [Candidate("a", "forest/broadleaf", None), Candidate("b", "castle", None)]
+    found = choose(there, ["Castle", "castle", "forest"])
+    assert [one.category for one in found] == ["forest", "Castle"]
+    with pytest.raises(UsageError, match="'forest/broadleaf' has all photos of 'forest': leave"):
+        choose(there, ["forest", "forest/broadleaf"])
 
 
 def test_a_missing_category_is_named_with_those_that_there_are():

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,9 @@ from deblur import ahead, pairs, photo
 from deblur.errors import UsageError
 from deblur.places365 import Pool
 from deblur.storage import LocalStore, open_store
-from jobs import preprocess, preprocess_shards, runtime
+from jobs import preprocess, preprocess_plan, preprocess_shards, runtime
 from jobs.preprocess_shards import Shard, bundles
+from jobs.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -122,7 +124,9 @@ def test_plan_takes_categories_in_turn_and_fills_shards() -> None:
         Pool("b", "train", ("b0", "b1"), 2),
     ]
     shards = list(
-        preprocess.plan(pools, dict.fromkeys(pools, 0), {pool: pool.wanted for pool in pools}, {})
+        preprocess_plan.plan(
+            pools, dict.fromkeys(pools, 0), {pool: pool.wanted for pool in pools}, {}
+        )
     )
     assert [shard.name for shard in shards] == ["train/00000.parquet", "train/00001.parquet"]
     assert [len(shard.photos) for shard in shards] == [64, 8]
@@ -145,6 +149,7 @@ def test_bundles_are_large_first_and_single_at_the_end(count: int, workers: int)
     [
         ({"blur": "box15"}, "box14"),
         ({"size": 8}, "--size 8"),
+        ({"size": 16_384}, "32 to 16383"),
         ({"train": 0, "test": 0}, "not both 0"),
         ({"categories": "castel"}, "castle"),
     ],
@@ -156,14 +161,98 @@ def test_wrong_options_are_explained(
         preprocess.run(options(sharp_folder, tmp_path, **more))
 
 
-def test_other_pairs_are_not_mixed_in(sharp_folder: Path, made_pairs: Path) -> None:
+def test_other_pairs_are_not_mixed_in(sharp_folder: Path, made_pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other options"):
         preprocess.run(options(sharp_folder, made_pairs, seed=1))
+    # Nor where the first shard is damaged, which `evaluate` says to mend by the same command.
+    shutil.copytree(made_pairs, tmp_path / "damaged")
+    first = tmp_path / "damaged" / "test" / "00000.parquet"
+    first.write_bytes(first.read_bytes()[:-9])
+    with pytest.raises(UsageError, match="other options"):
+        preprocess.run(options(sharp_folder, tmp_path / "damaged", seed=1))
+    preprocess.run(options(sharp_folder, tmp_path / "damaged"))
+    assert contents(tmp_path / "damaged") == contents(made_pairs)
+
+
+def test_photos_of_the_same_names_are_other_photos(photos, tmp_path: Path) -> None:
+    """As those of two cameras' cards."""
+    for number, card in enumerate(("one", "two")):
+        for index in range(3):
+            path = tmp_path / card / f"IMG_{index}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(photos.jpeg(64, 64, seed=3 * number + index))
+    target = tmp_path / "pairs"
+    preprocess.run(options(tmp_path / "one", target, train=2, test=1, size=32))
+    with pytest.raises(UsageError, match="other photos"):
+        preprocess.run(options(tmp_path / "two", target, train=2, test=1, size=32))
+
+
+def test_what_was_made_before_says_nothing_of_the_rate() -> None:
+    progress = Progress("preprocess", 1000, "photos")
+    progress.begin_at(900)
+    progress.advance(0)
+    assert progress._first is not None
+    assert progress._first[1] == 900
+
+
+def test_photos_outside_of_the_layout_are_told_of(
+    photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index, name in enumerate(("train/a.jpg", "train/b.jpg", "test/c.jpg", "stray\x1b[31m.jpg")):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photos.jpeg(64, 64, seed=index))
+    preprocess.run(options(tmp_path / "in", tmp_path / "out", train=2, test=1, size=32))
+    said = capsys.readouterr().err
+    assert r"1 of 4 photos are left out, such as stray\x1b[31m.jpg: they are not in" in said
+
+
+def test_a_category_without_a_photo_for_a_split_is_told_of(
+    photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One photo is trained on, and copies of another category's are none."""
+    for name, seed in {
+        "castle/a.jpg": 0,
+        "castle/b.jpg": 1,
+        "fort/c.jpg": 1,
+        "lake/d.jpg": 2,
+    }.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photos.jpeg(64, 64, seed=seed))
+    summary = preprocess.run(options(tmp_path / "in", tmp_path / "out", train=1, test=1, size=32))
+    counts = summary["by_category"]
+    assert set(counts["train"]) == set(counts["test"]) == {"castle", "fort", "lake"}
+    assert sum(counts["train"].values()) + sum(counts["test"].values()) == 3
+    said = capsys.readouterr().err
+    for split in ("train", "test"):
+        none = ", ".join(f"{name} 0" for name, count in counts[split].items() if not count)
+        assert f"fewer than the 1 {split} photos wanted: {none}" in said
+
+
+def test_lists_that_are_no_text(photos, tmp_path: Path) -> None:
+    """One that begins with a mark of its encoding is read as it is; one in UTF-16 is refused."""
+    root = tmp_path / "in"
+    for index in range(2):
+        path = root / "val_256" / f"Places365_val_0000000{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photos.jpeg(64, 64, seed=index))
+    (root / "categories_places365.txt").write_text("/c/castle 0\n", "utf-8-sig")
+    names = "".join(f"Places365_val_0000000{index}.jpg 0\n" for index in range(2))
+    (root / "places365_val.txt").write_text(names, "utf-8-sig")
+    summary = preprocess.run(options(root, tmp_path / "out", train=1, test=1, size=32))
+    assert summary["by_category"]["test"] == {"castle": 1}
+    (root / "places365_val.txt").write_text(names, "utf-16")
+    with pytest.raises(UsageError, match=r"places365_val\.txt is no UTF-8 text"):
+        preprocess.run(options(root, tmp_path / "out", train=1, test=1, size=32))
 
 
 def test_no_photos(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UsageError, match="has no photos"):
+        preprocess.run(options(tmp_path / "in", tmp_path / "out"))
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    with pytest.raises(UsageError, match="the name of none of the 1 photos"):
         preprocess.run(options(tmp_path / "in", tmp_path / "out"))
     with pytest.raises(UsageError, match="there is no folder"):
         preprocess.run(options(tmp_path / "nowhere", tmp_path / "out"))
@@ -175,6 +264,17 @@ def test_only_broken_photos(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{index}.jpg").write_bytes(b"no" * (index + 1))
     with pytest.raises(UsageError, match="none of the 3 photos"):
         preprocess.run(options(tmp_path / "in", tmp_path / "out"))
+
+
+def test_the_same_place_serves_after_none_could_be_used(photos, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        (tmp_path / "in" / f"{index}.jpg").write_bytes(photos.jpeg(64, 64, seed=index))
+    with pytest.raises(UsageError, match="smaller than the crop"):
+        preprocess.run(options(tmp_path / "in", tmp_path / "out", train=2, test=1, size=128))
+    summary = preprocess.run(options(tmp_path / "in", tmp_path / "out", train=2, test=0, size=64))
+    assert (summary["train"], summary["test"]) == (2, 0)
+    assert not [name for name in contents(tmp_path / "out") if name.startswith("test/")]
 
 
 def test_a_category_of_which_nothing_can_be_used_is_told_of(
@@ -231,7 +331,8 @@ def test_files_are_read_a_few_ahead_and_one_too_large_is_rejected(photos, tmp_pa
         Large(str(tmp_path)), LocalStore(str(tmp_path / "out")), recipe="box14", seed=0, size_px=64, plan_id="plan",
     )  # fmt: skip
     with threads:
-        next(ahead.results(threads, maker._fetch, names, 2 * preprocess_shards._FETCH_THREADS))
+        found = ahead.results(threads, maker._fetch, names, 2 * preprocess_shards._FETCH_THREADS)
+        next(found)
         threads.submit(lambda: None).result()  # all that was asked for by now has been read
         assert len(read) == 17
     facts = maker.make(Shard("train/a.parquet", "train", tuple((name, "") for name in names[:3])))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 
 from deblur import ledger
 from deblur.errors import UsageError
-from deblur.storage import Entry, Store, open_store
-from jobs import restore_plan
+from deblur.storage import ArrowStore, Entry, Store, open_store
+from jobs import restore_names, restore_plan, restore_report
 from jobs.restore_stages import Treatment
 
 
@@ -65,6 +66,40 @@ def test_places_apart(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", "a.jpg")
     restore_plan.refuse_overlap(photos, open_store(str(tmp_path / "photos-sharp")))
     restore_plan.refuse_overlap(open_store("s3://photos/a"), open_store("s3://photos/ab"))
+
+
+def test_a_destination_with_a_space_in_its_name_is_no_source(tmp_path: Path) -> None:
+    photos = ArrowStore(tmp_path.as_uri())
+    photos.put("a.jpg", b"a")
+    inside = photos / "my out"
+    restore_names.remember(photos, inside)
+    inside.put("a.jpg", b"a")
+    assert [entry.key for entry in planned(photos, inside).todo] == ["a.jpg"]
+
+
+def test_what_failed_and_is_over_the_limit_has_failed_all_the_same(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.cr2")
+    out = open_store(tmp_path / "out")
+    rows = [
+        ledger.Row(e.key, e.etag, e.size_bytes, "m", "s", "restored" if e.key == "d.jpg" else "failed")
+        for e in photos.list()
+    ]  # fmt: skip
+    ledger.write(out, rows)
+    (tmp_path / "photos/f.jpg").write_bytes(b"new")
+
+    def plan(limit: int | None) -> restore_plan.Plan:
+        return restore_plan.plan(
+            photos, out, Treatment("m", "s"), limit=limit, retry_failed=True, probe=True
+        )
+
+    one = plan(1)
+    assert [entry.key for entry in one.todo] == ["a.jpg"]
+    assert list(refused(one)) == ["e.cr2"]
+    assert one.before == {"restored": 1, "failed": 2}
+    assert plan(None).before == plan(4).before == {"restored": 1}
+    tally = restore_report.Tally(Counter(restored=1, failed=1))
+    found = restore_report.account(one, tally, 1.0)
+    assert [found[name] for name in ("restored", "failed", "not_done")] == [2, 3, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deblur import models
 from deblur.errors import DeblurError, UsageError
 from deblur.storage import LocalStore, S3Store
 from jobs import runtime
@@ -20,20 +22,9 @@ def test_hushed_keeps_the_descriptor_quiet(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == "news\n"
 
 
-def test_a_process_that_is_asked_to_end_is_interrupted() -> None:
-    def ask() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
-
-    before = signal.getsignal(signal.SIGTERM)
-    with runtime._terminable():
-        with pytest.raises(KeyboardInterrupt):
-            ask()
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # who asks again is not put off
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_so_is_one_that_starts_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_asked_to_end_while_ray_starts_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import ray
 
     def init(**_: object) -> None:
@@ -100,6 +91,29 @@ def test_jobs_do_not_run_through_ray_s_client(monkeypatch: pytest.MonkeyPatch) -
         runtime.cluster(runtime.Cluster(address="ray://head:10001")),
     ):
         pass
+
+
+@pytest.mark.parametrize("cpus", [0, -1])
+def test_cores_that_ray_would_wait_with_for_ever_are_refused(cpus: int) -> None:
+    with pytest.raises(UsageError, match=f"--cpus {cpus}: expected 1 or more"):
+        runtime.Cluster(cpus=cpus)
+
+
+def test_a_cluster_without_cores_is_said_to_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    head = {"Alive": True, "Resources": {"memory": 1.0}, "NodeID": "head"}
+    worker = head | {"Resources": {"CPU": 4.0}}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for nodes, told in (([head], True), ([head, worker], False)):
+        monkeypatch.setattr(ray, "nodes", lambda nodes=nodes: nodes)
+        with runtime.cluster(runtime.Cluster(address="head:6379")):
+            said = capsys.readouterr().err
+        assert ("the job waits until it has grown" in said) == told
 
 
 # Ray tells of the first worker at once, and of the second when it shuts down.
@@ -170,6 +184,21 @@ def test_a_folder_that_other_machines_do_not_have_is_refused(
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(UsageError, match="another machine does not have it"):
         runtime.require_shared([gone])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shipped_model_is_looked_for_where_each_machine_has_deblur(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    here = ray.get_runtime_context()
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Elsewhere(here))
+    monkeypatch.setattr(models, "_SHIPPED", tmp_path)  # of the driver alone
+    shutil.copytree(Path(models.__file__).parent / "weights/photo", tmp_path / "photo")
+    model = models.open_model("photo")
+    shutil.rmtree(tmp_path / "photo")  # what the other machine has at this path
+    runtime.require_shared([model])
 
 
 class Elsewhere:

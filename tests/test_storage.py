@@ -213,6 +213,26 @@ def test_a_file_uri_may_name_this_machine_and_no_other(tmp_path: Path) -> None:
             open_store(uri)
 
 
+def test_no_such_user() -> None:
+    with pytest.raises(UsageError, match=r"~nosuch/photos: no user's home .* is \./~nosuch/photos"):
+        open_store("~nosuch/photos")
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [("s3:/out/a b", "s3://out/a b"), ("gs:/out", "gs://out"), ("file:/out", "file:///out")],
+)
+def test_a_uri_that_lacks_a_slash_is_no_folder(uri: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=rf"did you mean {meant}\? If not, write \./{uri}"):
+        open_store(uri)
+
+
+def test_folders_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("./s3:/out", "c:/out", "12:30/out", "a/s3:/out", "trip:1"):
+        assert open_store(path).uri == str(tmp_path / path)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for name, text in [("none", "there is no folder"), ("file", "is a file, not a folder")]:
@@ -481,7 +501,23 @@ def test_the_options_of_a_uri_stay_at_its_end() -> None:
     again = pickle.loads(pickle.dumps(below))
     assert again.arrow()[1] == "bucket/a/b c"
     assert again.arrow()[0] == store.arrow()[0], "it has the same options"
-    assert storage.below(below, store) == "b%20c/"
+    assert storage.below(below, store) == "b c/"
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "between"),
+    [
+        ("gcs://b/in", "gs://b/in", ""),
+        ("gs://anonymous@b/a%20b/c", "gcs://b/a%20b/", "c/"),
+        ("abfss://c@account/a%20b/c%25", "abfs://c@account/a%20b", "c%/"),
+        ("abfs://c@one/a", "abfs://c@another/a", None),
+        ("gs://b/in", "gs://b/i", None),
+    ],
+)
+def test_one_place_has_one_address_however_it_is_written(
+    inner: str, outer: str, between: str | None
+) -> None:
+    assert storage.below(open_store(inner), open_store(outer)) == between
 
 
 @pytest.mark.parametrize("key", ["../out", "a/../../out", "/tmp/out", ""])
@@ -667,6 +703,27 @@ def test_a_store_that_refuses(
             store.read("a")
 
 
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_credentials_that_are_over_are_no_wrong_usage(
+    s3: str, fresh_clients: None, code: str
+) -> None:
+    over = f"<Error><Code>{code}</Code></Error>".encode()
+    head = [(400, b"", 0)] * 2  # boto3 asks again, for the region
+    with _server([*head, (400, over, len(over)), (200, b"x", 1)]) as endpoint:
+        store = S3Store("s3://bucket", endpoint)
+        with pytest.raises(OSError, match="400"):
+            store.exists("a")  # an answer to HEAD does not say why
+        with pytest.raises(UsageError, match=code):
+            keys(store)
+        assert store.read("a") == b"x"
+        pickled = pickle.dumps(store)
+    with _server([(400, over, len(over))]) as endpoint:
+        store = pickle.loads(pickled.replace(store.endpoint.encode(), endpoint.encode()))
+        with pytest.raises(DeblurError, match=f"{code}.*the same command, with fresh") as caught:
+            store.read("b")
+        assert not isinstance(caught.value, UsageError)
+
+
 def test_a_download_that_breaks_off_is_tried_again(
     s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
 ) -> None:
@@ -790,7 +847,7 @@ class _server:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_PUT = answer
+            do_GET = do_PUT = do_HEAD = answer
 
             def log_message(self, *_: Any) -> None:
                 pass

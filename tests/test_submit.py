@@ -220,6 +220,24 @@ def test_an_address_that_is_none_is_refused(given: str) -> None:
         submit_dashboard.dashboard(given)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://user:geheim@head:8265", "http://user:geheim@head", "user:geheim@head:8265",
+        "http://user:ge/heim@head:8265", "https://geheim@head/ray", "http://user:geheim@head:x",
+    ],
+)  # fmt: skip
+def test_a_password_in_an_address_is_refused_and_not_repeated(given: str) -> None:
+    with pytest.raises(UsageError, match="must not hold a name and password") as refusal:
+        submit_dashboard.dashboard(given)
+    assert "heim" not in str(refusal.value)
+
+
+def test_an_at_sign_in_an_address_is_no_password() -> None:
+    url = "https://hub.example.org/user/me@example.org/proxy/8265"
+    assert submit_dashboard.dashboard(url) == url
+
+
 def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--address is missing"):
         submit_dashboard.dashboard(None)
@@ -299,6 +317,11 @@ def test_what_listens_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_answers_is_no_dashboard(status: int, body: bytes, expected: str) -> None:
     with answering(status, body) as address:
         assert expected in _one_line(address)
+
+
+@pytest.mark.usefixtures("_restored_environment")
+def test_an_address_that_nobody_can_be_asked_at() -> None:
+    _one_line("http://127.0.0.1:8265/a b")
 
 
 @pytest.mark.usefixtures("_restored_environment")

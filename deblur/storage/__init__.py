@@ -9,6 +9,7 @@ the ETag that the ledger records, its chain of credentials is the one that peopl
 from __future__ import annotations
 
 import os
+import re
 import urllib.parse
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +21,11 @@ from deblur.storage.local import LocalStore
 from deblur.storage.s3 import S3Store
 
 __all__ = [
-    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "address", "below", "open_object", "open_store",
-    "reason", "refuse_secrets",
+    "ArrowStore", "Entry", "LocalStore", "S3Store", "Store", "address", "below", "open_object", "open_parent",
+    "open_store", "reason", "refuse_secrets",
 ]  # fmt: skip
+
+_MISSPELT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a letter alone is a drive's
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -35,6 +38,12 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
         raise UsageError("a path or URI is expected, received an empty one")
     scheme, separator, rest = text.partition("://")
     if not separator:
+        if found := _MISSPELT.match(text):
+            rest = text[found.end() :]
+            raise UsageError(
+                f"{text!r} would be a folder called {found[0][:-1]!r}; did you mean "
+                f"{found[1]}://{'/' if found[1] == 'file' else ''}{rest}? If not, write ./{text}"
+            )
         return LocalStore(text)
     if scheme == "file":
         host, slash, path = rest.partition("/")
@@ -52,17 +61,23 @@ def open_object(uri: str) -> tuple[Store, Entry] | None:
 
     Raises UsageError for a URI of no known kind, or where it leads nowhere.
     """
-    head, slash, name = uri.rpartition("/")
+    head, _, name = uri.rpartition("/")
     if not name or head.endswith("/"):  # a folder's name, or a bucket's
         return None
-    if uri.startswith("file://"):
-        name = urllib.parse.unquote(name)
-    store = open_store(head + slash or os.curdir)
+    store, name = open_parent(uri)
     try:
         found = store.entry(name)
     except OSError:
         return None  # who lists it as a folder learns why: S3 gives no reasons when asked for one object
     return (store, found) if found else None
+
+
+def open_parent(uri: str) -> tuple[Store, str]:
+    """Open the folder or prefix of the object that a URI names, and return the object's key there."""
+    head, slash, name = uri.rpartition("/")
+    if "://" in uri and not uri.startswith("s3://"):  # whose URIs have keys as they are
+        name = urllib.parse.unquote(name)
+    return open_store(head + slash or os.curdir), name
 
 
 def below(inner: Store, outer: Store) -> str | None:
@@ -82,6 +97,9 @@ def below(inner: Store, outer: Store) -> str | None:
 
 
 def address(place: Store) -> str:
-    """Return a place's URI or path: of a folder without links and "..", as two names of one are one place."""
-    found = os.path.realpath(place.root) if isinstance(place, LocalStore) else place.uri
+    """Return a place's URI or path, without links and ".." in it: two names of one place are one."""
+    if isinstance(place, LocalStore):
+        found = os.path.realpath(place.root)
+    else:
+        found = place.address() if isinstance(place, ArrowStore) else place.uri
     return found.rstrip("/")

@@ -64,6 +64,13 @@ class ArrowStore(Store):
     def __truediv__(self, prefix: str) -> ArrowStore:
         return ArrowStore(f"{self.uri}/{urllib.parse.quote(prefix)}{self._options}")
 
+    def address(self) -> str:
+        """Return the same for each way to write this place, and with keys as they are: not quoted."""
+        kind = self._filesystem.type_name
+        if kind == "gcs":  # gs:// or gcs://, as whoever
+            return f"gs://{self._root}"
+        return f"{kind}:{urllib.parse.unquote(self.uri.partition(':')[2])}"
+
     def list(self, prefix: str = "") -> Iterator[Entry]:
         from pyarrow import fs
 

@@ -20,7 +20,12 @@ class LocalStore(Store):
     """A folder."""
 
     def __init__(self, path: str) -> None:
-        self.root = Path(path).expanduser().absolute()
+        try:
+            self.root = Path(path).expanduser().absolute()
+        except RuntimeError as error:  # whose text does not say what it is about
+            raise UsageError(
+                f"{path}: no user's home is known by this name; a folder that is called so is ./{path}"
+            ) from error
         self.uri = str(self.root)
 
     def __reduce__(self) -> tuple[Any, ...]:

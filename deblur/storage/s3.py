@@ -106,7 +106,8 @@ class S3Store(Store):
         Raises:
             UsageError: if the place or the credentials are wrong.
             OSError: if it is about this object.
-            DeblurError: if a store that has answered before is not to be reached any more.
+            DeblurError: if a store that has answered before is not to be reached any more, or its
+                credentials are over.
         """
         from botocore import exceptions
         from urllib3.exceptions import HTTPError
@@ -139,9 +140,11 @@ class S3Store(Store):
             except exceptions.ClientError as error:
                 failure = s3_errors.translated(
                     error, operation, uri=self.uri, key=arguments.get("Key", ""), endpoint=self.endpoint,
+                    answered=self.endpoint in _answered,
                 )  # fmt: skip
                 if not s3_errors.is_passing(error):
-                    _answered.add(self.endpoint)
+                    if not s3_errors.is_refusal(error):
+                        _answered.add(self.endpoint)
                     raise failure from error
                 if s3_errors.code(error) in s3_errors.BUSY:
                     _answered.add(self.endpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from deblur.errors import UsageError
+from deblur.errors import DeblurError, UsageError
 
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 # Besides what has a status of 500 to 504. Who says so is there, only busy.
@@ -25,8 +25,13 @@ def is_passing(error: Any) -> bool:
     return _status(error) in {429, 500, 502, 503, 504} or code(error) in BUSY
 
 
+def is_refusal(error: Any) -> bool:
+    """Say whether a ClientError may be about the credentials alone: to HEAD there is no code."""
+    return _status(error) in {401, 403} or code(error) in {*_REFUSED, "400"}
+
+
 def translated(
-    error: Any, operation: str, *, uri: str, key: str, endpoint: str | None
+    error: Any, operation: str, *, uri: str, key: str, endpoint: str | None, answered: bool
 ) -> Exception:
     """Return the error to raise for a ClientError.
 
@@ -36,13 +41,19 @@ def translated(
         uri: of the store.
         key: whole name of the object, if it is about one.
         endpoint: that the store has been given.
+        answered: whether it has done before what it was asked for: then credentials are not wrong, but over.
     """
     status = _status(error)
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if code(error) == "NoSuchBucket" or (status == 404 and operation == "head_bucket"):
         return UsageError(f"{uri}: there is no bucket {bucket!r}")
     if code(error) in _REFUSED:
-        return UsageError(f"{uri}: the store refuses these S3 credentials ({code(error)})")
+        text = f"{uri}: the store refuses these S3 credentials ({code(error)})"
+        if answered:
+            return DeblurError(
+                f"{text}, and took some before; the same command, with fresh ones, goes on where it was"
+            )
+        return UsageError(text)
     if status == 404 and operation in {"get_object", "head_object"}:
         return FileNotFoundError(errno.ENOENT, "no such object", f"s3://{bucket}/{key}")
     if status == 404:  # of a web server, say
