@@ -66,7 +66,7 @@ def refused(
             if why:
                 reasons[entry.key] = why
                 break
-    left = Entries.of(entry for entry in todo if entry.key not in reasons)
+    left = (entry for entry in todo if entry.key not in reasons)
     refuse_others(source, destination, treatment, left, holders)
     placed = (entry for entry in inventory if entry.key not in reasons)
     held = holders.others(_wanted(placed, treatment))
@@ -117,7 +117,7 @@ def refuse_others(
     source: Store,
     destination: Store,
     treatment: Treatment,
-    todo: Sequence[Entry],
+    todo: Iterable[Entry],
     holders: Holders,
 ) -> None:
     """Raise UsageError if what a SOURCE that is new to DESTINATION has would replace what is not its own.
@@ -129,6 +129,7 @@ def refuse_others(
     known = _sources(destination)
     if address(source) in known or (not known and ledger.parts(destination)):
         return
+    todo = Entries.of(todo)
     if same := {key: output for key, output, _ in holders.held(_wanted(todo, treatment))}:
         raise UsageError(
             f"{destination.uri} has {len(same)} photos of {' or '.join(known)} whose names are the same, "
