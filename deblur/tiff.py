@@ -30,14 +30,18 @@ def refuse(image: Image.Image) -> None:
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(254, 0) & 1 or 50706 in tags:
         raise PhotoError("a camera's raw file is not supported")  # Pillow would give its preview
-    deep = bits(image)
+    deep, channels = bits(image), tags.get(277, 1)
+    if channels > len(image.getbands()):  # infrared, masks, spot colours: Pillow leaves them out
+        raise PhotoError("TIFF with channels besides colours and alpha is not supported")
     if deep > 8 and deep != 16:
         raise PhotoError(f"TIFF of {deep} bits is not supported; 8 and 16 bits are")
-    if deep == 16:
-        if image.mode not in {"RGB", "RGBA", "I;16", "I;16B"}:
-            raise PhotoError(f"TIFF of 16 bits in {image.mode} is not supported; grey and RGB are")
-        if tags.get(284, 1) != 1 and tags.get(277, 1) > 1:
-            raise PhotoError("TIFF of 16 bits in separate planes is not supported")
+    if set(tags.get(339, (1,))) != {1}:
+        raise PhotoError("TIFF of signed numbers is not supported; unsigned ones are")
+    if deep == 16 and image.mode not in {"RGB", "RGBA", "I;16", "I;16B"}:
+        raise PhotoError(f"TIFF of 16 bits in {image.mode} is not supported; grey and RGB are")
+    if tags.get(284, 1) != 1 and (channels == 2 or (deep == 16 and channels > 1)):
+        kind = "16 bits" if deep == 16 else "grey and alpha"
+        raise PhotoError(f"TIFF of {kind} in separate planes is not supported")
 
 
 def read(image: Any, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:

@@ -156,9 +156,53 @@ def test_tiffs_that_would_lose_something_are_refused(photos: Any) -> None:
             made(wide[..., :2].copy(), photometric="minisblack", extrasamples=["unassalpha"]),
             "damaged, or of a kind that is not supported",
         ),
+        (made(wide[..., 0].astype(np.int16), photometric="minisblack"), "signed numbers"),
+        (made(wide[..., 0].astype(np.int8), photometric="minisblack"), "signed numbers"),
     ]:
         with pytest.raises(PhotoError, match=reason):
             photo.decode(data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("photometric", "channels", "extra"),
+    [
+        ("rgb", 4, ["unspecified"]),
+        ("rgb", 5, ["unspecified"] * 2),
+        ("rgb", 5, ["unassalpha", "unspecified"]),
+        ("minisblack", 2, ["unspecified"]),
+        ("separated", 5, ["unspecified"]),
+    ],
+)
+def test_a_channel_that_would_get_lost_is_no_silent_loss(
+    photos: Any, dtype: type, compression: str | None, photometric: str, channels: int, extra: Any
+) -> None:
+    """Infrared, masks, spot colours: Pillow gives the photo without them."""
+    samples = np.dstack([photos.pixels(dtype=dtype), photos.pixels(dtype=dtype)])[..., :channels]
+    options = {"photometric": photometric, "extrasamples": extra, "compression": compression}
+    data = made(np.ascontiguousarray(samples), **options, planarconfig="contig", metadata=None)
+    reason = "channels besides colours and alpha"
+    if dtype == np.uint16 and (photometric, channels) != ("rgb", 4):
+        reason = "damaged, or of a kind that is not supported"  # nor does it know of these
+    with pytest.raises(PhotoError, match=reason):
+        photo.decode(data)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_colours_and_those_of_grey_and_alpha(
+    photos: Any, compression: str | None
+) -> None:
+    """Of two planes that are compressed, Pillow takes the first for alpha as well."""
+    pixels = photos.pixels()
+    options: dict[str, Any] = {"planarconfig": "separate", "compression": compression}
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        photo.decode(made(planes, photometric="rgb", **options)).pixels, pixels
+    )
+    options |= {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
+    with pytest.raises(PhotoError, match="grey and alpha in separate planes"):
+        photo.decode(made(planes[:2], **options))
 
 
 def test_inks_of_a_tiff(photos: Any) -> None:
