@@ -195,10 +195,10 @@ def _samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | 
 
 def _refuse(image: Image.Image) -> None:
     """Raise PhotoError for what the header shows to be no single photo that we can keep."""
-    if (frames := metadata.frames(image)) > 1:
-        raise PhotoError(f"has {frames} frames; only single photos are restored")
     if image.format == "TIFF":
         tiff.refuse(image)
+    elif (frames := metadata.frames(image)) > 1:
+        raise PhotoError(f"has {frames} frames; only single photos are restored")
     if image.mode not in bands.MODES and not image.mode.startswith("I;16"):
         raise PhotoError(f"pixels of type {image.mode} are not supported")
 

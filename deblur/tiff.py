@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -27,6 +28,9 @@ def bits(image: Image.Image) -> int:
 
 def refuse(image: Image.Image) -> None:
     """Raise PhotoError for a TIFF that would lose something."""
+    with contextlib.suppress(EOFError):
+        image.seek(1)  # to count all pages would take Pillow the square of their number
+        raise PhotoError("has several pages; only single photos are restored")
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(254, 0) & 1 or 50706 in tags:
         raise PhotoError("a camera's raw file is not supported")  # Pillow would give its preview

@@ -526,6 +526,19 @@ def frames(format: str) -> bytes:
     return buffer.getvalue()
 
 
+def pages(number: int) -> bytes:
+    """Return a TIFF of pages of 4x4 that share one strip."""
+    entries = [
+        (256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
+        (273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 4), (279, 4, 1, 16),
+    ]  # fmt: skip
+    page = struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    step = len(page) + 4
+    links = [24 + step * (at + 1) for at in range(number - 1)] + [0]
+    body = b"".join(page + struct.pack("<I", link) for link in links)
+    return b"II*\0" + struct.pack("<I16x", 24) + body
+
+
 REFUSED = {
     "empty": (b"", "the file is empty"),
     "text": (b"Dear diary, today\n" * 50, "not a photo in a known format"),
@@ -539,7 +552,8 @@ REFUSED = {
     "GIF": (frames("GIF"), "format GIF is not supported"),
     "frames of WebP": (frames("WEBP"), "has 3 frames"),
     "frames of PNG": (frames("PNG"), "has 3 frames"),
-    "pages of TIFF": (frames("TIFF"), "has 3 frames"),
+    "pages of TIFF": (frames("TIFF"), "has several pages"),
+    "20,000 pages of TIFF": (pages(20_000), "has several pages"),
     "bomb of PNG": (png(100_000, 100_000, 8, 2, b""), "100000x100000 is over the limit of 500"),
     "bomb of BMP": (
         b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 54, 40, 60_000, 60_000, 1, 24, *[0] * 6),
