@@ -15,7 +15,7 @@ from xml.parsers import expat
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from deblur import exif as exif_block
-from deblur import heif, png16
+from deblur import heif
 
 # How files begin, also those of formats that we cannot read.
 _BEGINNINGS = {
@@ -192,8 +192,6 @@ def coding(
         options["xmp"] = xmp
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         options |= _coding_of_jpeg(image, orientation)
-    if image.format == "PNG" and (chunks := list(png16.kept_chunks(data))):
-        options["chunks"] = chunks
     if image.format == "WEBP" and (facts := webp(data)):
         options["lossless"] = facts[2]
     if image.format in {"AVIF", "HEIF"}:

@@ -3,7 +3,8 @@
 Pillow does it all, since it refuses truncated files (OpenCV fills the rest with grey and says
 nothing) and gives EXIF, ICC profile and quantisation tables; its JPEG pixels equal OpenCV's. What
 it lacks are 16 bits: it reads them as 8, and writes none in colour. HEIF comes with pillow-heif,
-if that is installed.
+if that is installed. Damage that still decodes shows where there are checksums alone: png16.py
+looks at a PNG's; JPEG, WebP, AVIF, HEIF, BMP and uncompressed TIFF have none.
 """
 
 from __future__ import annotations
@@ -109,16 +110,15 @@ def decode(data: bytes, *, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
     """Decode a photo and turn it upright.
 
     Raises:
-        PhotoError: with a readable reason, for all that is not one whole, readable photo, and for
-            one of more megapixels, before its pixels are allocated.
+        PhotoError: with a readable reason, for all that is not one photo, is cut off or is seen to
+            be damaged, and for one of more megapixels, before its pixels are allocated.
     """
     if not data:
         raise PhotoError("the file is empty")
-    formats: tuple[str, ...] = _READABLE
     format = metadata.format_of(data)
     if format == "HEIF":
         heif.register()
-        formats = (format,)
+    formats = ("HEIF",) if format == "HEIF" else _READABLE
     if format == "WEBP" and (facts := metadata.webp(data)):
         _bound(*facts[:2], max_megapixels)
     try:
@@ -160,15 +160,15 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
     _refuse(image)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     size = image.size
+    chunks = png16.kept_chunks(data) if kind == "PNG" else []
     pixels, alpha, grey = _samples(image, data)
     # Only now: a PNG may have its EXIF behind its pixels.
     block, orientation = metadata.upright(image, data, size)
     coding = metadata.coding(image, data, orientation, block)
     image.close()  # its pixels, before there is another copy
-    if kind in {"TIFF", "HEIF"}:
-        orientation = 1  # the decoder has turned it by now
-    pixels = bands.turn(pixels, orientation)
-    alpha = None if alpha is None else bands.turn(alpha, orientation)
+    turns = 1 if kind in {"TIFF", "HEIF"} else orientation  # the decoder has turned these
+    pixels = bands.turn(pixels, turns)
+    alpha = None if alpha is None else bands.turn(alpha, turns)
     hidden = None if alpha is None else bands.fill_hidden(pixels, alpha)
     return Photo(
         pixels=pixels,
@@ -178,7 +178,7 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
         exif=block,
         # The pixels of inks are sRGB by now.
         icc=None if image.mode == "CMYK" else image.info.get("icc_profile") or None,
-        coding=coding,
+        coding=coding | ({"chunks": chunks} if chunks else {}),
         hidden=hidden,
     )
 
