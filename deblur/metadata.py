@@ -15,7 +15,7 @@ from xml.parsers import expat
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from deblur import exif as exif_block
-from deblur import heif
+from deblur import heif, webp
 
 # How files begin, also those of formats that we cannot read.
 _BEGINNINGS = {
@@ -64,30 +64,6 @@ def frames(image: Image.Image) -> int:
         kinds = [str(entry["Attribute"]["MPType"]) for entry in index.get(0xB002, ())]
         return count if any(kind.startswith("Multi-Frame") for kind in kinds) else 1
     return count
-
-
-def webp(data: bytes) -> tuple[int, int, bool] | None:
-    """Return (width, height, lossless) from the headers of a WebP.
-
-    Pillow allocates the canvas when it opens the file, so a guard has to look before.
-    """
-    size: tuple[int, int] | None = None
-    position = 12
-    while position + 18 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, position)
-        body = data[position + 8 : position + 18]
-        if name == b"VP8X":
-            width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
-            size = width, height
-        elif name == b"VP8L":
-            (packed,) = struct.unpack_from("<I", body, 1)
-            width, height = size or ((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
-            return width, height, True
-        elif name == b"VP8 ":
-            width, height = size or tuple(v & 0x3FFF for v in struct.unpack_from("<HH", body, 6))
-            return width, height, False
-        position += 8 + length + length % 2
-    return (*size, False) if size else None
 
 
 def upright_xmp(xmp: bytes | None, orientation: int) -> bytes | None:
@@ -192,7 +168,7 @@ def coding(
         options["xmp"] = xmp
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         options |= _coding_of_jpeg(image, orientation)
-    if image.format == "WEBP" and (facts := webp(data)):
+    if image.format == "WEBP" and (facts := webp.header(data)):
         options["lossless"] = facts[2]
     if image.format in {"AVIF", "HEIF"}:
         options["chroma"] = heif.chroma(data)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
-from deblur import bands, heif, metadata, png16, tiff
+from deblur import bands, heif, metadata, png16, tiff, webp
 from deblur import exif as exif_block
 from deblur.bands import to_uint8 as to_uint8
 from deblur.errors import PhotoError
@@ -119,7 +119,7 @@ def decode(data: bytes, *, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
     if format == "HEIF":
         heif.register()
     formats = ("HEIF",) if format == "HEIF" else _READABLE
-    if format == "WEBP" and (facts := metadata.webp(data)):
+    if format == "WEBP" and (facts := webp.header(data)):
         _bound(*facts[:2], max_megapixels)
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
