@@ -15,7 +15,7 @@ from xml.parsers import expat
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from deblur import exif as exif_block
-from deblur import heif, webp
+from deblur import heif, tiff, webp
 
 # How files begin, also those of formats that we cannot read.
 _BEGINNINGS = {
@@ -119,7 +119,7 @@ def upright(image: Image.Image, data: bytes, size: tuple[int, int]) -> tuple[byt
     orientation = None
     block = image.info.get("exif") or _raw(image, "exif") or _raw(image, "APP1")
     if image.format == "TIFF":
-        block = exif_block.of_tiff(data)
+        block = tiff.exif_of(data)
         tags: Any = getattr(image, "tag_v2", {})
         size = tags.get(256, size[0]), tags.get(257, size[1])  # Pillow's is that after turning
     elif image.format == "HEIF":  # turned by now, and the block says so

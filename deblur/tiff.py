@@ -1,4 +1,4 @@
-"""TIFF: reading 16 bits a sample, which Pillow reads as 8, and writing with all of the EXIF."""
+"""TIFF: reading 16 bits a sample, which Pillow reads as 8, its EXIF, and writing with all of that."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ import io
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from deblur import bands, exif
-from deblur.directories import BEGINNINGS, Laid, lay
+from deblur.directories import BEGINNINGS, BIG_KINDS, Laid, entries, first, lay, order_of
 from deblur.errors import PhotoError
 
 _STRIP_BYTES = 1 << 20
+# Tags of a TIFF that speak of how its pixels lie, or of another picture inside: kind of file, size,
+# bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, further
+# directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers, profile,
+# and DNG's version, which would make it a raw file.
+_LAYOUT = frozenset(
+    {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 301}
+    | {*range(317, 321), *range(322, 326), 330, 332, *range(338, 342), 347, *range(512, 522)}
+    | {*range(529, 533), 700, 34377, 34675, 37724, 50706}
+)
+_ORIENTATION, _LONG = 274, 4
+_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
 
 def bits(image: Image.Image) -> int:
@@ -104,7 +115,7 @@ def write(
     """
     height, width, channels = samples.shape
     deep = samples.dtype.itemsize
-    order, about = exif.about_the_photo(block)
+    order, about = _about(block)
     begin = block[len(exif.PREFIX) :] if block and about else BEGINNINGS[order] + bytes(4)
     buffer = io.BytesIO()
     buffer.write(begin + b"\0" * (len(begin) % 2))
@@ -158,3 +169,53 @@ def _further(
     if icc:
         found.append((34675, 7, len(icc), icc))
     return found
+
+
+# === EXIF ===
+
+
+def exif_of(data: bytes) -> bytes | None:
+    """Return an EXIF block of what the tags of a TIFF say about the photo, or None."""
+    big = order_of(data, big=True) is not None
+    order = order_of(data, big=big)
+    if order is None:
+        return None
+    try:
+        at = first(data, order, big=big)
+        found = _gathered(memoryview(data), order, at, _LAYOUT - {_ORIENTATION}, big=big)
+    except struct.error:
+        return None
+    return exif.laid(order, found) if found else None
+
+
+def _gathered(
+    tiff: memoryview, order: str, at: int, skip: Collection[int], depth: int = 0, *, big: bool
+) -> list[tuple[int, int, int, Any]]:
+    found: dict[int, tuple[int, int, int, Any]] = {}
+    for entry in entries(tiff, order, at, big=big):
+        kind, count = entry.kind, entry.count
+        value: Any = entry.value
+        if entry.tag in _DIRECTORIES:
+            code = "Q" if kind in BIG_KINDS else "I"
+            if depth > 1 or len(value) != struct.calcsize(code):
+                continue
+            (below,) = struct.unpack(f"{order}{code}", value)
+            kind, count = _LONG, 1
+            value = _gathered(tiff, order, below, (), depth + 1, big=big)
+        if value and entry.tag not in skip and kind not in BIG_KINDS:
+            found[entry.tag] = (entry.tag, kind, count, value)
+    return list(found.values())
+
+
+def _about(block: bytes | None) -> tuple[str, Laid]:
+    """Return the order of the block and those entries of its main directory that a TIFF can take.
+
+    Offsets to further directories are as they were: the TIFF is to begin with the block.
+    """
+    tiff = block[len(exif.PREFIX) :] if block else b""
+    found: dict[int, tuple[int, int, int, bytes]] = {}
+    if order := order_of(tiff):
+        with contextlib.suppress(struct.error):
+            for entry in entries(tiff, order, first(tiff, order)):
+                found[entry.tag] = (entry.tag, entry.kind, entry.count, entry.value)
+    return order or "<", [entry for tag, entry in found.items() if tag not in _LAYOUT]
