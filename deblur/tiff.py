@@ -19,15 +19,19 @@ from deblur.errors import PhotoError
 
 _STRIP_BYTES = 1 << 20
 # Tags of a TIFF that speak of how its pixels lie, or of another picture inside: kind of file, size,
-# bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, further
-# directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers, profile,
-# and DNG's version, which would make it a raw file.
+# bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, inks,
+# further directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers,
+# profile, and DNG's version, which would make it a raw file.
 _LAYOUT = frozenset(
-    {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 301}
-    | {*range(317, 321), *range(322, 326), 330, 332, *range(338, 342), 347, *range(512, 522)}
-    | {*range(529, 533), 700, 34377, 34675, 37724, 50706}
+    {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 317}
+    | {320, *range(322, 326), 330, *range(332, 335), 336, *range(338, 343), 347}
+    | {*range(512, 522), *range(529, 533), 700, 34377, 34675, 37724, 50706}
 )
-_ORIENTATION, _LONG = 274, 4
+# What red, green and blue are, where there is no profile: white, the primaries, and what light each
+# of the 256 levels stands for. The 65536 of a TIFF of 16 bits are more than a JPEG's EXIF can hold.
+_COLOURS = (318, 319, 301)
+_TRANSFER, _LEVELS = 301, 3 * 256
+_PHOTOMETRY, _RGB, _ORIENTATION, _LONG = 262, 2, 274, 4
 _DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
 
@@ -115,7 +119,7 @@ def write(
     """
     height, width, channels = samples.shape
     deep = samples.dtype.itemsize
-    order, about = _about(block)
+    order, about = _about(block, rgb=channels >= 3)
     begin = block[len(exif.PREFIX) :] if block and about else BEGINNINGS[order] + bytes(4)
     buffer = io.BytesIO()
     buffer.write(begin + b"\0" * (len(begin) % 2))
@@ -182,10 +186,19 @@ def exif_of(data: bytes) -> bytes | None:
         return None
     try:
         at = first(data, order, big=big)
-        found = _gathered(memoryview(data), order, at, _LAYOUT - {_ORIENTATION}, big=big)
+        skip = _LAYOUT - {_ORIENTATION, _PHOTOMETRY}
+        found = _gathered(memoryview(data), order, at, skip, big=big)
     except struct.error:
         return None
-    return exif.laid(order, found) if found else None
+    rgb = (_PHOTOMETRY, 3, 1, struct.pack(f"{order}H", _RGB)) in found
+    about = [entry for entry in found if entry[0] != _PHOTOMETRY and _stays(entry, rgb=rgb)]
+    return exif.laid(order, about) if about else None
+
+
+def _stays(entry: tuple[int, int, int, Any], *, rgb: bool) -> bool:
+    """Return whether an entry is still true of the pixels: colours are only of what was and is RGB."""
+    tag, _, count, _ = entry
+    return tag not in _COLOURS or (rgb and (tag != _TRANSFER or count == _LEVELS))
 
 
 def _gathered(
@@ -207,7 +220,7 @@ def _gathered(
     return list(found.values())
 
 
-def _about(block: bytes | None) -> tuple[str, Laid]:
+def _about(block: bytes | None, *, rgb: bool) -> tuple[str, Laid]:
     """Return the order of the block and those entries of its main directory that a TIFF can take.
 
     Offsets to further directories are as they were: the TIFF is to begin with the block.
@@ -217,5 +230,6 @@ def _about(block: bytes | None) -> tuple[str, Laid]:
     if order := order_of(tiff):
         with contextlib.suppress(struct.error):
             for entry in entries(tiff, order, first(tiff, order)):
-                found[entry.tag] = (entry.tag, entry.kind, entry.count, entry.value)
-    return order or "<", [entry for tag, entry in found.items() if tag not in _LAYOUT]
+                if entry.tag not in _LAYOUT:
+                    found[entry.tag] = (entry.tag, entry.kind, entry.count, entry.value)
+    return order or "<", [entry for entry in found.values() if _stays(entry, rgb=rgb)]
