@@ -74,7 +74,7 @@ def upright(
     """Return the block as it is after turning a photo of this stored size, and its orientation.
 
     The orientation in it becomes 1. If it was another, or is said to be one that the file has
-    elsewhere, the size and the subject's place follow.
+    elsewhere, the size, the resolution and the subject's place follow.
     """
     exif = normal(exif)
     if exif is None:
@@ -98,6 +98,10 @@ def _turn(block: _Block, orientation: int, width: int, height: int) -> None:
     for directory, tags in ((block.main, (256, 257)), (block.below(34665), (0xA002, 0xA003))):
         for tag, value in zip(tags, size, strict=True):
             block.put(directory.get(tag), value)
+    across, down = (block.main.get(tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    if orientation >= 5 and across and down and len(across.value) == len(down.value):
+        for one, other in ((across, down), (down, across)):
+            block.tiff[one.at : one.at + len(one.value)] = other.value
     for tag in (_SUBJECT_AREA, _SUBJECT_LOCATION):
         if (entry := block.below(34665).get(tag)) and len(numbers := block.numbers(entry)) >= 2:
             x, y, *extent = numbers

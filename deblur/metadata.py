@@ -158,12 +158,13 @@ def coding(
 ) -> dict[str, Any]:
     """Return what the encoder needs to code a photo, after turning, as this one is coded.
 
-    `block` is its EXIF block, which may be all that states the resolution.
+    `block` is its EXIF block, upright by now, which may be all that states the resolution.
     """
     options: dict[str, Any] = {}
-    dpi = [float(value) for value in _dpi(image) or exif_block.dpi(block) or ()]
+    stated = [*_dpi(image)][:: 1 if orientation < 5 else -1]
+    dpi = [float(value) for value in stated or exif_block.dpi(block) or ()]
     if len(dpi) == 2 and all(math.isfinite(value) and 1 <= value < 65535 for value in dpi):
-        options["dpi"] = tuple(dpi if orientation < 5 else dpi[::-1])
+        options["dpi"] = tuple(dpi)
     if xmp := upright_xmp(_xmp(image), orientation):
         options["xmp"] = xmp
     if isinstance(image, JpegImagePlugin.JpegImageFile):
