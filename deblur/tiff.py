@@ -208,6 +208,8 @@ def _gathered(
     for entry in entries(tiff, order, at, big=big):
         kind, count = entry.kind, entry.count
         value: Any = entry.value
+        if entry.tag in skip or entry.tag in found:  # a second pointer may lead to as much again
+            continue
         if entry.tag in _DIRECTORIES:
             code = "Q" if kind in BIG_KINDS else "I"
             if depth > 1 or len(value) != struct.calcsize(code):
@@ -215,9 +217,9 @@ def _gathered(
             (below,) = struct.unpack(f"{order}{code}", value)
             kind, count = _LONG, 1
             value = _gathered(tiff, order, below, (), depth + 1, big=big)
-        if value and entry.tag not in skip and kind not in BIG_KINDS:
+        if kind not in BIG_KINDS:
             found[entry.tag] = (entry.tag, kind, count, value)
-    return list(found.values())
+    return [entry for entry in found.values() if entry[3]]
 
 
 def _about(block: bytes | None, *, rgb: bool) -> tuple[str, Laid]:
