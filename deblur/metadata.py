@@ -193,8 +193,9 @@ def _coding_of_jpeg(image: JpegImagePlugin.JpegImageFile, orientation: int) -> d
     options: dict[str, Any] = {"progressive": bool(image.info.get("progressive"))}
     if comment := image.info.get("comment"):
         options["comment"] = comment
-    resources = [bytes(body) for name, body in image.applist if name == "APP13"]
-    if extra := _photoshop(b"".join(body.removeprefix(_PHOTOSHOP) for body in resources)):
+    segments = [bytes(body) for name, body in image.applist if name == "APP13"]
+    resources = [body[len(_PHOTOSHOP) :] for body in segments if body.startswith(_PHOTOSHOP)]
+    if extra := _photoshop(b"".join(resources)):
         options["extra"] = extra
     if image.mode != "CMYK" and image.quantization:
         tables = image.quantization
