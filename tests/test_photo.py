@@ -410,14 +410,33 @@ def test_what_a_format_cannot_hold_is_refused(photos: Any) -> None:
         (photo.Photo(wide, format="WEBP"), "WEBP of 16 bits cannot be written"),
         (photo.Photo(wide, format="AVIF"), "AVIF of 16 bits cannot be written"),
         (photo.Photo(pixels, format="JPEG", exif=b"x" * 70_000), "cannot be encoded as JPEG: EXIF"),
-        (
-            photo.Photo(np.zeros((1, 20_000, 3), np.uint8), format="WEBP"),
-            "cannot be encoded as WEBP",
-        ),
     ]:
         with pytest.raises(PhotoError, match=reason):
             photo.encode(made)
     assert opened(photo.encode(photo.Photo(pixels, opaque, format="JPEG"))).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("format", "longest"),
+    [("JPEG", 65_500), ("WEBP", 16_383), ("AVIF", 32_768), ("HEIF", 65_520)],
+)
+@pytest.mark.parametrize("lying", [False, True])
+def test_the_longest_side_of_a_format(
+    format: str, longest: int, lying: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """So long can be read again; longer is refused before libjpeg would say so in the terminal."""
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif")
+
+    def strip(side: int) -> photo.Photo:
+        size = (64, side) if lying else (side, 64)
+        return photo.Photo(np.zeros((*size, 3), np.uint8), format=format)
+
+    assert max(photo.decode(photo.encode(strip(longest))).pixels.shape) == longest
+    reason = f"cannot be encoded as {format}: a side of {longest + 1} pixels is over its limit"
+    with pytest.raises(PhotoError, match=reason):
+        photo.encode(strip(longest + 1))
+    assert capfd.readouterr() == ("", "")
 
 
 # === The extension tells the truth ===
