@@ -564,7 +564,7 @@ REFUSED = {
     "html": (b"<!DOCTYPE html><html>404</html>", "not a photo in a known format"),
     "JPEG's beginning": (b"\xff\xd8\xff\xe0", "the JPEG is damaged"),
     "PNG's beginning": (b"\x89PNG\r\n\x1a\n", "the PNG is damaged"),
-    "HEIF": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the HEIF is damaged|install deblur.heif"),
+    "HEIF": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the HEIF is damaged|pip install pillow-heif"),
     "AVIF": (b"\0\0\0\x1cftypavif\0\0\0\0", "the AVIF is damaged"),
     "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "format JPEG 2000 is not supported"),
     "JPEG XL": (b"\xff\x0a\xfa\x1f\x41\x91", "format JPEG XL is not supported"),
