@@ -14,11 +14,16 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from deblur.errors import PhotoError
+
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _ROWS = 64
 # Bands in which what is hidden is filled are higher, since each looks that far up and down for what
 # is visible. Where there is nothing, an edge does no harm.
 _FILLED_ROWS, _FILLED_FROM_PX = 512, 256
+# The longest sides that encoders take: beyond them, the reasons of some say nothing, and what those of
+# AVIF and HEIF still write, their decoders refuse.
+_LONGEST_PX = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "HEIF": 65_520}
 MODES = _ALPHA_MODES | {"1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK"}
 
 
@@ -181,7 +186,10 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 
 def save(samples: np.ndarray, format: str, options: dict[str, Any]) -> bytes:
-    """Code (H, W, 1 to 4) uint8 by Pillow."""
+    """Code (H, W, 1 to 4) uint8 by Pillow. PhotoError where a side is too long for the format."""
+    longest, most = max(samples.shape[:2]), _LONGEST_PX.get(format)
+    if most and longest > most:
+        raise PhotoError(f"a side of {longest} pixels is over its limit of {most}")
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     buffer = io.BytesIO()
     try:

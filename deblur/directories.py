@@ -42,7 +42,10 @@ def order_of(tiff: bytes | bytearray | memoryview, *, big: bool = False) -> str 
 def entries(
     tiff: bytes | bytearray | memoryview, order: str, at: int, *, big: bool = False
 ) -> Iterator[Entry]:
-    """Yield the entries of the directory that begins there; struct.error if it is damaged."""
+    """Yield the entries of the directory that begins there; struct.error if it is damaged.
+
+    Their values are no more than the file in all: a small file could else claim gigabytes of them.
+    """
     number_code, offset_code, sizes = ("Q", "Q", _BIG_SIZES) if big else ("H", "I", _SIZES)
     room = struct.calcsize(offset_code)
     if at >= len(tiff):  # further than `struct` can count, maybe
@@ -51,16 +54,18 @@ def entries(
     if count > _MOST_ENTRIES:
         raise struct.error(f"a directory of {count} entries")
     at += struct.calcsize(number_code)
-    step = 4 + 2 * room
+    step, left = 4 + 2 * room, len(tiff)
     for position in range(at, at + step * count, step):
         tag, kind, number = struct.unpack_from(f"{order}HH{offset_code}", tiff, position)
         size = sizes.get(kind, 0) * number
         start = position + 4 + room
         if size > room:
             (start,) = struct.unpack_from(f"{order}{offset_code}", tiff, start)
-        value = bytes(tiff[start : start + size])
-        if size and len(value) == size:
-            yield Entry(tag, kind, number, start, value)
+        if size and start + size <= len(tiff):
+            left -= size
+            if left < 0:
+                raise struct.error("values of more bytes than there are")
+            yield Entry(tag, kind, number, start, bytes(tiff[start : start + size]))
 
 
 def first(tiff: bytes | bytearray | memoryview, order: str, *, big: bool = False) -> int:
@@ -71,9 +76,8 @@ def first(tiff: bytes | bytearray | memoryview, order: str, *, big: bool = False
 
 def lay(order: str, directory: Laid, at: int) -> bytes:
     """Return a directory that will stand there, with the values that do not fit into it behind."""
-    behind = b""
-    room = 2 + 12 * len(directory) + 4
-    out = struct.pack(f"{order}H", len(directory))
+    behind, room = bytearray(), 2 + 12 * len(directory) + 4
+    out = bytearray(struct.pack(f"{order}H", len(directory)))
     for tag, kind, count, value in sorted(directory, key=lambda entry: entry[0]):
         here = at + room + len(behind)
         if not isinstance(value, bytes):
@@ -83,4 +87,4 @@ def lay(order: str, directory: Laid, at: int) -> bytes:
             behind += value + b"\0" * (len(value) % 2)
             value = struct.pack(f"{order}I", here)
         out += struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
-    return out + bytes(4) + behind
+    return bytes(out + bytes(4) + behind)

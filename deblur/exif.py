@@ -9,30 +9,17 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-from collections.abc import Collection
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from deblur.directories import BEGINNINGS, BIG_KINDS, Entry, Laid, entries, first, lay, order_of
+from deblur.directories import BEGINNINGS, Entry, Laid, entries, first, lay, order_of
 
 PREFIX = b"Exif\0\0"
-# Tags of a TIFF that speak of how its pixels lie, or of another picture inside: kind of file, size,
-# bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, further
-# directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers, profile,
-# and DNG's version, which would make it a raw file.
-_LAYOUT = frozenset(
-    {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 301}
-    | {*range(317, 321), *range(322, 326), 330, 332, *range(338, 342), 347, *range(512, 522)}
-    | {*range(529, 533), 700, 34377, 34675, 37724, 50706}
-)
 _ORIENTATION, _SUBJECT_AREA, _SUBJECT_LOCATION = 274, 0x9214, 0xA214
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _INCH, _INCHES = 2, {2: 1.0, 3: 1 / 2.54}  # the usual unit of resolution, and those that there are
-_LONG = 4
-_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _THUMBNAIL, _THUMBNAIL_LENGTH = 513, 514
 _THUMBNAIL_PX = 1024  # at most; as DCF has it, 160
 
@@ -87,7 +74,7 @@ def upright(
     """Return the block as it is after turning a photo of this stored size, and its orientation.
 
     The orientation in it becomes 1. If it was another, or is said to be one that the file has
-    elsewhere, the size and the subject's place follow.
+    elsewhere, the size, the resolution and the subject's place follow.
     """
     exif = normal(exif)
     if exif is None:
@@ -111,6 +98,10 @@ def _turn(block: _Block, orientation: int, width: int, height: int) -> None:
     for directory, tags in ((block.main, (256, 257)), (block.below(34665), (0xA002, 0xA003))):
         for tag, value in zip(tags, size, strict=True):
             block.put(directory.get(tag), value)
+    across, down = (block.main.get(tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    if orientation >= 5 and across and down and len(across.value) == len(down.value):
+        for one, other in ((across, down), (down, across)):
+            block.tiff[one.at : one.at + len(one.value)] = other.value
     for tag in (_SUBJECT_AREA, _SUBJECT_LOCATION):
         if (entry := block.below(34665).get(tag)) and len(numbers := block.numbers(entry)) >= 2:
             x, y, *extent = numbers
@@ -194,61 +185,12 @@ def _small(pixels: np.ndarray, longest: int) -> Image.Image:
     return Image.fromarray(small if small.dtype == np.uint8 else (small >> 8).astype(np.uint8))
 
 
-# === Into a TIFF, out of a TIFF, and new ===
+# === The resolution, and new blocks ===
 
 
-def about_the_photo(exif: bytes | None) -> tuple[str, Laid]:
-    """Return the order of the block and those entries of its main directory that a TIFF can take.
-
-    Offsets to further directories are as they were: the TIFF is to begin with the block.
-    """
-    tiff = exif[len(PREFIX) :] if exif else b""
-    found: dict[int, tuple[int, int, int, bytes]] = {}
-    if order := order_of(tiff):
-        with contextlib.suppress(struct.error):
-            for entry in entries(tiff, order, first(tiff, order)):
-                found[entry.tag] = (entry.tag, entry.kind, entry.count, entry.value)
-    return order or "<", [entry for tag, entry in found.items() if tag not in _LAYOUT]
-
-
-def of_tiff(data: bytes) -> bytes | None:
-    """Return a block of what the tags of a TIFF say about the photo, or None."""
-    big = order_of(data, big=True) is not None
-    order = order_of(data, big=big)
-    if order is None:
-        return None
-    try:
-        at = first(data, order, big=big)
-        laid = _gathered(memoryview(data), order, at, _LAYOUT - {_ORIENTATION}, big=big)
-    except struct.error:
-        return None
-    return _laid(order, laid) if laid else None
-
-
-def _gathered(
-    tiff: memoryview, order: str, at: int, skip: Collection[int], depth: int = 0, *, big: bool
-) -> list[tuple[int, int, int, Any]]:
-    found: dict[int, tuple[int, int, int, Any]] = {}
-    for entry in entries(tiff, order, at, big=big):
-        kind, count = entry.kind, entry.count
-        value: Any = entry.value
-        if entry.tag in _DIRECTORIES:
-            code = "Q" if kind in BIG_KINDS else "I"
-            if depth > 1 or len(value) != struct.calcsize(code):
-                continue
-            (below,) = struct.unpack(f"{order}{code}", value)
-            kind, count = _LONG, 1
-            value = _gathered(tiff, order, below, (), depth + 1, big=big)
-        if value and entry.tag not in skip and kind not in BIG_KINDS:
-            found[entry.tag] = (entry.tag, kind, count, value)
-    return list(found.values())
-
-
-def _laid(order: str, directory: Laid) -> bytes:
+def laid(order: str, directory: Laid) -> bytes:
+    """Return a new block of this one directory."""
     return PREFIX + BEGINNINGS[order] + struct.pack(f"{order}I", 8) + lay(order, directory, 8)
-
-
-# === The resolution ===
 
 
 def dpi(exif: bytes | None) -> tuple[float, float] | None:
@@ -277,7 +219,7 @@ def with_dpi(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
     Its main directory is written once more, at the end, since nothing else may move.
     """
     if exif is None:
-        return _laid("<", resolution("<", dpi))
+        return laid("<", resolution("<", dpi))
     block = _Block(exif)
     if block.order:
         with contextlib.suppress(struct.error):

@@ -15,7 +15,7 @@ from xml.parsers import expat
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from deblur import exif as exif_block
-from deblur import heif, png16
+from deblur import heif, tiff, webp
 
 # How files begin, also those of formats that we cannot read.
 _BEGINNINGS = {
@@ -64,30 +64,6 @@ def frames(image: Image.Image) -> int:
         kinds = [str(entry["Attribute"]["MPType"]) for entry in index.get(0xB002, ())]
         return count if any(kind.startswith("Multi-Frame") for kind in kinds) else 1
     return count
-
-
-def webp(data: bytes) -> tuple[int, int, bool] | None:
-    """Return (width, height, lossless) from the headers of a WebP.
-
-    Pillow allocates the canvas when it opens the file, so a guard has to look before.
-    """
-    size: tuple[int, int] | None = None
-    position = 12
-    while position + 18 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, position)
-        body = data[position + 8 : position + 18]
-        if name == b"VP8X":
-            width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
-            size = width, height
-        elif name == b"VP8L":
-            (packed,) = struct.unpack_from("<I", body, 1)
-            width, height = size or ((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
-            return width, height, True
-        elif name == b"VP8 ":
-            width, height = size or tuple(v & 0x3FFF for v in struct.unpack_from("<HH", body, 6))
-            return width, height, False
-        position += 8 + length + length % 2
-    return (*size, False) if size else None
 
 
 def upright_xmp(xmp: bytes | None, orientation: int) -> bytes | None:
@@ -143,7 +119,7 @@ def upright(image: Image.Image, data: bytes, size: tuple[int, int]) -> tuple[byt
     orientation = None
     block = image.info.get("exif") or _raw(image, "exif") or _raw(image, "APP1")
     if image.format == "TIFF":
-        block = exif_block.of_tiff(data)
+        block = tiff.exif_of(data)
         tags: Any = getattr(image, "tag_v2", {})
         size = tags.get(256, size[0]), tags.get(257, size[1])  # Pillow's is that after turning
     elif image.format == "HEIF":  # turned by now, and the block says so
@@ -182,19 +158,18 @@ def coding(
 ) -> dict[str, Any]:
     """Return what the encoder needs to code a photo, after turning, as this one is coded.
 
-    `block` is its EXIF block, which may be all that states the resolution.
+    `block` is its EXIF block, upright by now, which may be all that states the resolution.
     """
     options: dict[str, Any] = {}
-    dpi = [float(value) for value in _dpi(image) or exif_block.dpi(block) or ()]
+    stated = [*_dpi(image)][:: 1 if orientation < 5 else -1]
+    dpi = [float(value) for value in stated or exif_block.dpi(block) or ()]
     if len(dpi) == 2 and all(math.isfinite(value) and 1 <= value < 65535 for value in dpi):
-        options["dpi"] = tuple(dpi if orientation < 5 else dpi[::-1])
+        options["dpi"] = tuple(dpi)
     if xmp := upright_xmp(_xmp(image), orientation):
         options["xmp"] = xmp
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         options |= _coding_of_jpeg(image, orientation)
-    if image.format == "PNG" and (chunks := list(png16.kept_chunks(data))):
-        options["chunks"] = chunks
-    if image.format == "WEBP" and (facts := webp(data)):
+    if image.format == "WEBP" and (facts := webp.header(data)):
         options["lossless"] = facts[2]
     if image.format in {"AVIF", "HEIF"}:
         options["chroma"] = heif.chroma(data)
@@ -218,8 +193,9 @@ def _coding_of_jpeg(image: JpegImagePlugin.JpegImageFile, orientation: int) -> d
     options: dict[str, Any] = {"progressive": bool(image.info.get("progressive"))}
     if comment := image.info.get("comment"):
         options["comment"] = comment
-    resources = [bytes(body) for name, body in image.applist if name == "APP13"]
-    if extra := _photoshop(b"".join(body.removeprefix(_PHOTOSHOP) for body in resources)):
+    segments = [bytes(body) for name, body in image.applist if name == "APP13"]
+    resources = [body[len(_PHOTOSHOP) :] for body in segments if body.startswith(_PHOTOSHOP)]
+    if extra := _photoshop(b"".join(resources)):
         options["extra"] = extra
     if image.mode != "CMYK" and image.quantization:
         tables = image.quantization

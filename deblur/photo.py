@@ -3,7 +3,8 @@
 Pillow does it all, since it refuses truncated files (OpenCV fills the rest with grey and says
 nothing) and gives EXIF, ICC profile and quantisation tables; its JPEG pixels equal OpenCV's. What
 it lacks are 16 bits: it reads them as 8, and writes none in colour. HEIF comes with pillow-heif,
-if that is installed.
+if that is installed. Damage that still decodes shows where there are checksums alone: png16.py
+looks at a PNG's; JPEG, WebP, AVIF, HEIF, BMP and uncompressed TIFF have none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
-from deblur import bands, heif, metadata, png16, tiff
+from deblur import bands, heif, metadata, png16, tiff, webp
 from deblur import exif as exif_block
 from deblur.bands import to_uint8 as to_uint8
 from deblur.errors import PhotoError
@@ -109,17 +110,16 @@ def decode(data: bytes, *, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
     """Decode a photo and turn it upright.
 
     Raises:
-        PhotoError: with a readable reason, for all that is not one whole, readable photo, and for
-            one of more megapixels, before its pixels are allocated.
+        PhotoError: with a readable reason, for all that is not one photo, is cut off or is seen to
+            be damaged, and for one of more megapixels, before its pixels are allocated.
     """
     if not data:
         raise PhotoError("the file is empty")
-    formats: tuple[str, ...] = _READABLE
     format = metadata.format_of(data)
     if format == "HEIF":
         heif.register()
-        formats = (format,)
-    if format == "WEBP" and (facts := metadata.webp(data)):
+    formats = ("HEIF",) if format == "HEIF" else _READABLE
+    if format == "WEBP" and (facts := webp.header(data)):
         _bound(*facts[:2], max_megapixels)
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
@@ -160,15 +160,15 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
     _refuse(image)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     size = image.size
+    chunks = png16.kept_chunks(data) if kind == "PNG" else []
     pixels, alpha, grey = _samples(image, data)
     # Only now: a PNG may have its EXIF behind its pixels.
     block, orientation = metadata.upright(image, data, size)
     coding = metadata.coding(image, data, orientation, block)
     image.close()  # its pixels, before there is another copy
-    if kind in {"TIFF", "HEIF"}:
-        orientation = 1  # the decoder has turned it by now
-    pixels = bands.turn(pixels, orientation)
-    alpha = None if alpha is None else bands.turn(alpha, orientation)
+    turns = 1 if kind in {"TIFF", "HEIF"} else orientation  # the decoder has turned these
+    pixels = bands.turn(pixels, turns)
+    alpha = None if alpha is None else bands.turn(alpha, turns)
     hidden = None if alpha is None else bands.fill_hidden(pixels, alpha)
     return Photo(
         pixels=pixels,
@@ -178,7 +178,7 @@ def _decode(image: Image.Image, data: bytes) -> Photo:
         exif=block,
         # The pixels of inks are sRGB by now.
         icc=None if image.mode == "CMYK" else image.info.get("icc_profile") or None,
-        coding=coding,
+        coding=coding | ({"chunks": chunks} if chunks else {}),
         hidden=hidden,
     )
 
@@ -195,10 +195,10 @@ def _samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | 
 
 def _refuse(image: Image.Image) -> None:
     """Raise PhotoError for what the header shows to be no single photo that we can keep."""
-    if (frames := metadata.frames(image)) > 1:
-        raise PhotoError(f"has {frames} frames; only single photos are restored")
     if image.format == "TIFF":
         tiff.refuse(image)
+    elif (frames := metadata.frames(image)) > 1:
+        raise PhotoError(f"has {frames} frames; only single photos are restored")
     if image.mode not in bands.MODES and not image.mode.startswith("I;16"):
         raise PhotoError(f"pixels of type {image.mode} are not supported")
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from deblur import bands, heif
+from deblur.errors import PhotoError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks about colours and by the author. Some programs hide EXIF, XMP and profile in texts.
@@ -26,15 +27,31 @@ def depth(data: bytes) -> int:
     return data[24] if data.startswith(_SIGNATURE) and len(data) > 24 else 0
 
 
-def kept_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the chunks, by name and body, that stay with the photo as they are."""
-    position = len(_SIGNATURE)
+def kept_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the chunks, by name and body, that stay with the photo as they are.
+
+    Raises:
+        PhotoError: where checksums or a missing end say that the pixels are not what they were.
+            Pillow looks at neither. It takes a twentieth of the decoding.
+    """
+    kept, view, position = [], memoryview(data), len(_SIGNATURE)
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        if name in _COLOURS or (name in _TEXTS and not body.startswith(_NO_TEXTS)):
-            yield name, body
-        position += 12 + length
+        end = position + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4]):
+            # Without those whose names are small, a photo is whole.
+            if not name[:1].islower():
+                raise PhotoError("the PNG is damaged: a checksum is wrong")
+        elif name in _COLOURS or name in _TEXTS:
+            body = data[position + 8 : end]
+            if not body.startswith(_NO_TEXTS):
+                kept.append((name, body))
+        elif name == b"IEND":
+            return kept
+        position = end + 4
+    raise PhotoError("the PNG is damaged: its end is missing")
 
 
 def wide_gamut(chunks: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -1,22 +1,38 @@
-"""TIFF: reading 16 bits a sample, which Pillow reads as 8, and writing with all of the EXIF."""
+"""TIFF: reading 16 bits a sample, which Pillow reads as 8, its EXIF, and writing with all of that."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from deblur import bands, exif
-from deblur.directories import BEGINNINGS, Laid, lay
+from deblur.directories import BEGINNINGS, BIG_KINDS, Laid, entries, first, lay, order_of
 from deblur.errors import PhotoError
 
 _STRIP_BYTES = 1 << 20
+# Tags of a TIFF that speak of how its pixels lie, or of another picture inside: kind of file, size,
+# bits, compression, photometry, strips, tiles, planes, resolution, predictor, colour map, inks,
+# further directories, further samples, JPEG tables, YCbCr; XMP, Photoshop's resources and layers,
+# profile, and DNG's version, which would make it a raw file.
+_LAYOUT = frozenset(
+    {*range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 292), 296, 317}
+    | {320, *range(322, 326), 330, *range(332, 335), 336, *range(338, 343), 347}
+    | {*range(512, 522), *range(529, 533), 700, 34377, 34675, 37724, 50706}
+)
+# What red, green and blue are, where there is no profile: white, the primaries, and what light each
+# of the 256 levels stands for. The 65536 of a TIFF of 16 bits are more than a JPEG's EXIF can hold.
+_COLOURS = (318, 319, 301)
+_TRANSFER, _LEVELS = 301, 3 * 256
+_PHOTOMETRY, _RGB, _ORIENTATION, _LONG = 262, 2, 274, 4
+_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
 
 def bits(image: Image.Image) -> int:
@@ -27,17 +43,24 @@ def bits(image: Image.Image) -> int:
 
 def refuse(image: Image.Image) -> None:
     """Raise PhotoError for a TIFF that would lose something."""
+    with contextlib.suppress(EOFError):
+        image.seek(1)  # to count all pages would take Pillow the square of their number
+        raise PhotoError("has several pages; only single photos are restored")
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(254, 0) & 1 or 50706 in tags:
         raise PhotoError("a camera's raw file is not supported")  # Pillow would give its preview
-    deep = bits(image)
+    deep, channels = bits(image), tags.get(277, 1)
+    if channels > len(image.getbands()):  # infrared, masks, spot colours: Pillow leaves them out
+        raise PhotoError("TIFF with channels besides colours and alpha is not supported")
     if deep > 8 and deep != 16:
         raise PhotoError(f"TIFF of {deep} bits is not supported; 8 and 16 bits are")
-    if deep == 16:
-        if image.mode not in {"RGB", "RGBA", "I;16", "I;16B"}:
-            raise PhotoError(f"TIFF of 16 bits in {image.mode} is not supported; grey and RGB are")
-        if tags.get(284, 1) != 1 and tags.get(277, 1) > 1:
-            raise PhotoError("TIFF of 16 bits in separate planes is not supported")
+    if set(tags.get(339, (1,))) != {1}:
+        raise PhotoError("TIFF of signed numbers is not supported; unsigned ones are")
+    if deep == 16 and image.mode not in {"RGB", "RGBA", "I;16", "I;16B"}:
+        raise PhotoError(f"TIFF of 16 bits in {image.mode} is not supported; grey and RGB are")
+    if tags.get(284, 1) != 1 and (channels == 2 or (deep == 16 and channels > 1)):
+        kind = "16 bits" if deep == 16 else "grey and alpha"
+        raise PhotoError(f"TIFF of {kind} in separate planes is not supported")
 
 
 def read(image: Any, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bool]:
@@ -96,7 +119,7 @@ def write(
     """
     height, width, channels = samples.shape
     deep = samples.dtype.itemsize
-    order, about = exif.about_the_photo(block)
+    order, about = _about(block, rgb=channels >= 3)
     begin = block[len(exif.PREFIX) :] if block and about else BEGINNINGS[order] + bytes(4)
     buffer = io.BytesIO()
     buffer.write(begin + b"\0" * (len(begin) % 2))
@@ -150,3 +173,65 @@ def _further(
     if icc:
         found.append((34675, 7, len(icc), icc))
     return found
+
+
+# === EXIF ===
+
+
+def exif_of(data: bytes) -> bytes | None:
+    """Return an EXIF block of what the tags of a TIFF say about the photo, or None."""
+    big = order_of(data, big=True) is not None
+    order = order_of(data, big=big)
+    if order is None:
+        return None
+    try:
+        at = first(data, order, big=big)
+        skip = _LAYOUT - {_ORIENTATION, _PHOTOMETRY}
+        found = _gathered(memoryview(data), order, at, skip, big=big)
+    except struct.error:
+        return None
+    rgb = (_PHOTOMETRY, 3, 1, struct.pack(f"{order}H", _RGB)) in found
+    about = [entry for entry in found if entry[0] != _PHOTOMETRY and _stays(entry, rgb=rgb)]
+    return exif.laid(order, about) if about else None
+
+
+def _stays(entry: tuple[int, int, int, Any], *, rgb: bool) -> bool:
+    """Return whether an entry is still true of the pixels: colours are only of what was and is RGB."""
+    tag, _, count, _ = entry
+    return tag not in _COLOURS or (rgb and (tag != _TRANSFER or count == _LEVELS))
+
+
+def _gathered(
+    tiff: memoryview, order: str, at: int, skip: Collection[int], depth: int = 0, *, big: bool
+) -> list[tuple[int, int, int, Any]]:
+    found: dict[int, tuple[int, int, int, Any]] = {}
+    for entry in entries(tiff, order, at, big=big):
+        kind, count = entry.kind, entry.count
+        value: Any = entry.value
+        if entry.tag in skip or entry.tag in found:  # a second pointer may lead to as much again
+            continue
+        if entry.tag in _DIRECTORIES:
+            code = "Q" if kind in BIG_KINDS else "I"
+            if depth > 1 or len(value) != struct.calcsize(code):
+                continue
+            (below,) = struct.unpack(f"{order}{code}", value)
+            kind, count = _LONG, 1
+            value = _gathered(tiff, order, below, (), depth + 1, big=big)
+        if kind not in BIG_KINDS:
+            found[entry.tag] = (entry.tag, kind, count, value)
+    return [entry for entry in found.values() if entry[3]]
+
+
+def _about(block: bytes | None, *, rgb: bool) -> tuple[str, Laid]:
+    """Return the order of the block and those entries of its main directory that a TIFF can take.
+
+    Offsets to further directories are as they were: the TIFF is to begin with the block.
+    """
+    tiff = block[len(exif.PREFIX) :] if block else b""
+    found: dict[int, tuple[int, int, int, bytes]] = {}
+    if order := order_of(tiff):
+        with contextlib.suppress(struct.error):
+            for entry in entries(tiff, order, first(tiff, order)):
+                if entry.tag not in _LAYOUT:
+                    found[entry.tag] = (entry.tag, entry.kind, entry.count, entry.value)
+    return order or "<", [entry for entry in found.values() if _stays(entry, rgb=rgb)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from deblur import bands, exif, photo
+from deblur import bands, exif, photo, tiff
 from deblur.directories import entries, lay
 from deblur.errors import PhotoError
 
@@ -196,7 +196,7 @@ def test_damaged_blocks_are_passed_on(photos: Any, data: st.DataObject) -> None:
     ):
         assert again is not None
         assert len(again) == len(cut)
-    exif.of_tiff(cut[6:])
+    tiff.exif_of(cut[6:])
     stated = exif.with_dpi(made, (300.0, 300.0))
     assert stated.startswith(made[:2])
     assert len(stated) == len(cut) or exif.dpi(stated) == (300, 300)
@@ -299,7 +299,7 @@ def test_what_a_bigtiff_says_is_kept(photos: Any) -> None:
     source = photo.decode(big_tiff(photos.pixels(), "<"))
     np.testing.assert_array_equal(source.pixels, np.rot90(photos.pixels(), 3))
     assert source.exif is not None
-    for block in (source.exif, exif.of_tiff(big_tiff(photos.pixels(), ">"))):
+    for block in (source.exif, tiff.exif_of(big_tiff(photos.pixels(), ">"))):
         read = Image.Exif()
         read.load(block)
         assert set(read) == {274, 315, 34665, 34853}
@@ -316,7 +316,7 @@ def test_damaged_bigtiffs(photos: Any, data: st.DataObject) -> None:
     file = bytearray(big_tiff(photos.pixels(4, 4), "<"))
     for _ in range(data.draw(st.integers(1, 4))):
         file[data.draw(st.integers(8, len(file) - 1))] = data.draw(st.integers(0, 255))
-    block = exif.of_tiff(bytes(file[: data.draw(st.integers(8, len(file)))]))
+    block = tiff.exif_of(bytes(file[: data.draw(st.integers(8, len(file)))]))
     assert block is None or block.startswith(exif.PREFIX)
     with contextlib.suppress(PhotoError):
         photo.encode(photo.decode(bytes(file), max_megapixels=1))

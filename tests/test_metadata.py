@@ -259,6 +259,7 @@ def test_captions_of_the_press_are_kept_and_their_thumbnails_not(photos: Any) ->
     )
     body = resource(0x040C, b"ab", b"old thumbnail") + kept + resource(0x0409, b"", b"older")
     parts = [b"Photoshop 3.0\0" + body[at : at + 60_000] for at in (0, 60_000)]
+    parts = [each for part in parts for each in (b"Adobe_CM\0\x02", part)]  # none of Photoshop's
     extra = b"".join(b"\xff\xed" + struct.pack(">H", 2 + len(part)) + part for part in parts)
     for progressive in (False, True):
         data = photos.jpeg(extra=extra, progressive=progressive)
@@ -318,10 +319,22 @@ def test_a_resolution_outlives_a_change_to_a_format_that_has_it_in_exif(
         assert image.getexif().get(0x010F) == ("Camera Maker" if exif else None)
 
 
-def test_the_resolution_of_a_photo_is_turned_with_it(photos: Any) -> None:
-    block = exif.with_dpi(exif_block(6), (300.0, 240.0))
-    source = photo.decode(photos.file(photos.pixels(), "WEBP", exif=block))
-    assert source.coding["dpi"] == (240, 300)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "HEIF"])
+def test_the_resolution_of_a_photo_is_turned_with_it(
+    photos: Any, format: str, orientation: int
+) -> None:
+    """Both as the format states it and in EXIF, and once only."""
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    block = exif.with_dpi(exif_block(orientation), (300.0, 240.0))
+    options = {"dpi": (300, 240)} if format in {"JPEG", "PNG", "TIFF"} else {}
+    source = photo.decode(photos.file(photos.pixels(), format, exif=block, **options))
+    expected = (240, 300) if orientation == 6 else (300, 240)
+    again = photo.decode(photo.encode(source))
+    for each in (source, again, photo.decode(photo.encode(again))):
+        assert each.coding["dpi"] == pytest.approx(expected, abs=0.1)
+        assert format == "TIFF" or exif.dpi(each.exif) == expected
 
 
 def test_a_jpeg_without_a_resolution_gets_none(photos: Any) -> None:

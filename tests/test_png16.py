@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deblur import bands, photo, png16
+from deblur.errors import PhotoError
 
 # As photo.py asks for itself; pytest sets the filters anew for each test.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -21,6 +22,11 @@ def grey_of(pixels: np.ndarray) -> np.ndarray:
 
 def rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + body))
+    return struct.pack(">I", len(body)) + name + body + checksum
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -55,9 +61,8 @@ def test_png_of_16_bits_grey_with_alpha(photos: Any) -> None:
 def test_the_colour_that_is_transparent_in_16_bits() -> None:
     pixels = [[[1000, 2000, 3000], [1000, 2000, 3001]]]
     data = png16.write(np.array(pixels, np.uint16))
-    chunk = b"tRNS" + struct.pack(">3H", *pixels[0][0])
-    chunk = struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    source = photo.decode(data[:33] + chunk + data[33:])
+    clear = chunk(b"tRNS", struct.pack(">3H", *pixels[0][0]))
+    source = photo.decode(data[:33] + clear + data[33:])
     assert source.as_stored().pixels.tolist() == pixels
     assert source.alpha is not None
     assert source.alpha.tolist() == [[0, 65535]]
@@ -75,3 +80,30 @@ def test_bands_make_the_whole(photos: Any, height: int) -> None:
     pixels = photos.pixels(height, 5)
     for array in (pixels, grey_of(pixels)):
         np.testing.assert_array_equal(bands.array(Image.fromarray(array)), array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_png_whose_checksums_are_wrong_is_refused(photos: Any, dtype: type) -> None:
+    """Pillow would give other pixels, or black rows, and say nothing."""
+    data = photo.encode(photo.Photo(photos.pixels(300, 400, dtype=dtype)))
+    for share in (0.3, 0.8, 0.9, 0.99):
+        kept = int(len(data) * share)
+        with pytest.raises(PhotoError, match=r"the PNG is damaged|cannot be decoded"):
+            photo.decode(data[:kept] + bytes(len(data) - kept))
+        damaged = bytearray(data)
+        damaged[kept] ^= 1
+        with pytest.raises(PhotoError, match="the PNG is damaged: a checksum is wrong"):
+            photo.decode(bytes(damaged))
+    with pytest.raises(PhotoError, match="the PNG is damaged: its end is missing"):
+        photo.decode(data[:-12])
+
+
+@pytest.mark.parametrize("name", [b"tIME", b"tEXt"])
+def test_damage_that_is_nothing_to_the_pixels(photos: Any, name: bytes) -> None:
+    """It goes; what is behind it, and behind the end, is nothing to it."""
+    data = photos.file(photos.pixels(), "PNG")
+    damaged = chunk(name, b"Title\0a castle")[:-1] + b"?"
+    whole = chunk(b"tEXt", b"Author\0Ann")
+    source = photo.decode(data[:-12] + damaged + whole + data[-12:] + b"whatever")
+    np.testing.assert_array_equal(source.pixels, photos.pixels())
+    assert source.coding["chunks"] == [(b"tEXt", b"Author\0Ann")]

@@ -156,9 +156,53 @@ def test_tiffs_that_would_lose_something_are_refused(photos: Any) -> None:
             made(wide[..., :2].copy(), photometric="minisblack", extrasamples=["unassalpha"]),
             "damaged, or of a kind that is not supported",
         ),
+        (made(wide[..., 0].astype(np.int16), photometric="minisblack"), "signed numbers"),
+        (made(wide[..., 0].astype(np.int8), photometric="minisblack"), "signed numbers"),
     ]:
         with pytest.raises(PhotoError, match=reason):
             photo.decode(data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("photometric", "channels", "extra"),
+    [
+        ("rgb", 4, ["unspecified"]),
+        ("rgb", 5, ["unspecified"] * 2),
+        ("rgb", 5, ["unassalpha", "unspecified"]),
+        ("minisblack", 2, ["unspecified"]),
+        ("separated", 5, ["unspecified"]),
+    ],
+)
+def test_a_channel_that_would_get_lost_is_no_silent_loss(
+    photos: Any, dtype: type, compression: str | None, photometric: str, channels: int, extra: Any
+) -> None:
+    """Infrared, masks, spot colours: Pillow gives the photo without them."""
+    samples = np.dstack([photos.pixels(dtype=dtype), photos.pixels(dtype=dtype)])[..., :channels]
+    options = {"photometric": photometric, "extrasamples": extra, "compression": compression}
+    data = made(np.ascontiguousarray(samples), **options, planarconfig="contig", metadata=None)
+    reason = "channels besides colours and alpha"
+    if dtype == np.uint16 and (photometric, channels) != ("rgb", 4):
+        reason = "damaged, or of a kind that is not supported"  # nor does it know of these
+    with pytest.raises(PhotoError, match=reason):
+        photo.decode(data)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_colours_and_those_of_grey_and_alpha(
+    photos: Any, compression: str | None
+) -> None:
+    """Of two planes that are compressed, Pillow takes the first for alpha as well."""
+    pixels = photos.pixels()
+    options: dict[str, Any] = {"planarconfig": "separate", "compression": compression}
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        photo.decode(made(planes, photometric="rgb", **options)).pixels, pixels
+    )
+    options |= {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
+    with pytest.raises(PhotoError, match="grey and alpha in separate planes"):
+        photo.decode(made(planes[:2], **options))
 
 
 def test_inks_of_a_tiff(photos: Any) -> None:
@@ -167,3 +211,53 @@ def test_inks_of_a_tiff(photos: Any) -> None:
     source = photo.decode(buffer.getvalue())
     np.testing.assert_allclose(source.pixels.astype(int), photos.pixels(), atol=3)
     assert photo.decode(photo.encode(source)).format == "TIFF"
+
+
+WHITE, PRIMARIES = (3127, 10000, 3290, 10000), (64, 100, 33, 100, 21, 100, 71, 100, 15, 100, 6, 100)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "dtype"),
+    [
+        ("rgb", np.uint8),
+        ("rgb", np.uint16),
+        ("minisblack", np.uint8),
+        ("minisblack", np.uint16),
+        ("separated", np.uint8),
+    ],
+)
+def test_what_red_green_and_blue_are_is_kept_of_rgb(
+    photos: Any, photometric: str, dtype: type
+) -> None:
+    """The white point, the primaries, and the light of 256 levels; not of greys and inks."""
+    channels = {"rgb": 3, "minisblack": 1, "separated": 4}[photometric]
+    samples = photos.pixels(dtype=dtype)[..., [0, 1, 2, 0]][..., :channels].squeeze()
+    levels = [2 ** (8 * samples.itemsize)] * (3 if channels >= 3 else 1)
+    light = tuple(at % 65536 for level in levels for at in range(level))
+    tags = [
+        (301, "H", len(light), light, True), (318, 5, 2, WHITE, True), (319, 5, 6, PRIMARIES, True),
+    ]  # fmt: skip
+    source = photo.decode(
+        made(np.ascontiguousarray(samples), photometric=photometric, extratags=tags, metadata=None)
+    )
+    with tifffile.TiffFile(io.BytesIO(photo.encode(source))) as again:
+        read = {tag.code: tag.value for tag in again.pages[0].tags}
+    found = {code: tuple(np.ravel(read[code])) for code in (301, 318, 319) if code in read}
+    expected: dict[int, Any] = {318: WHITE, 319: PRIMARIES} if photometric == "rgb" else {}
+    if (photometric, dtype) == ("rgb", np.uint8):
+        expected[301] = light
+    assert found == expected
+    assert photo.encode(photo.converted(source, "jpeg", None))  # which has 64 kB for all of it
+
+
+def test_nothing_is_said_about_inks_that_are_gone(photos: Any) -> None:
+    inks = np.asarray(Image.fromarray(photos.pixels()).convert("CMYK"))
+    names = "Cyan\0Magenta\0Yellow\0Black"
+    tags = [
+        (332, "H", 1, 1, True), (333, "s", 0, names, True), (334, "H", 1, 4, True),
+        (336, "H", 2, (0, 255), True), (342, "H", 6, (0, 255) * 3, True), (315, "s", 0, "Ann", True),
+    ]  # fmt: skip
+    source = photo.decode(made(inks, photometric="separated", extratags=tags, metadata=None))
+    again: Any = Image.open(io.BytesIO(photo.encode(source)))
+    assert again.tag_v2[315] == "Ann"
+    assert not {*range(332, 338), 342} & {*again.tag_v2}
