@@ -146,7 +146,9 @@ def become(monkeypatch: pytest.MonkeyPatch, fresh_clients: None) -> stores.Becom
     def change(name: str, secret: str | None = None) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret or stores.IDENTITIES[name][0])
+        # As in a process of its own: nothing has been done by these credentials yet.
         s3._client.cache_clear()
+        s3._answered.clear()
 
     return change
 
