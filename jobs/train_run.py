@@ -93,7 +93,9 @@ def claim(home: Store, plan: Plan, command: str, source: str) -> None:
 
 
 def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: value for name, value in plan.items() if name != "recipe"}, **plan["recipe"]}
+    """Name a recipe's parts after it: one of them is called as one of the plan's."""
+    parts = {f"recipe.{name}": value for name, value in plan["recipe"].items()}
+    return {name: value for name, value in plan.items() if name != "recipe"} | parts
 
 
 def is_finished(home: Store) -> bool:
