@@ -118,11 +118,11 @@ def run(options: Options) -> dict[str, Any]:
             require_shared([source], home)
             note(f"reading the photos of {source.uri}")
             photos = train_source.Photos(source, size_px, run=inside)
-            _account(photos, home)
         else:
             photos = train_source.Pairs(source, dataset, anew=options.blur is not None)
         plan = _plan(options, recipe, photos, size_px, start)
         train_run.claim(home, plan, command(options), source.uri)
+        _account(photos, home)
         if train_run.is_finished(home):
             note(f"{home.uri} is finished already")
             return train_run.summary(home)

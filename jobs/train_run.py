@@ -66,12 +66,22 @@ def claim(home: Store, plan: Plan, command: str, source: str) -> None:
     """Write what the run is, or make sure that it is the one that is there.
 
     Raises:
-        UsageError: if another run is there.
+        UsageError: if another run is there, or what is no run.
     """
     mine = _flat(asdict(plan))
     try:
         theirs = _flat(json.loads(home.read(CONFIGURATION))["plan"])
-    except FileNotFoundError:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{home.uri}/{CONFIGURATION} is not a run's: give the run a place of its own"
+        ) from error
+    except FileNotFoundError as error:
+        for part in (MODEL, CHECKPOINTS):
+            if next(home.list(part), None):
+                raise UsageError(
+                    f"{home.uri} holds {part}/ and no {CONFIGURATION}, and so is not a run: give the "
+                    "run a place of its own"
+                ) from error
         text = {
             "plan": asdict(plan),
             "command": command,

@@ -198,11 +198,16 @@ def test_a_finished_run_is_left_alone(trained: Path, made_pairs: Path) -> None:
     assert (trained / "model" / "model.keras").stat().st_mtime_ns == before
 
 
-def test_another_configuration_is_refused(trained: Path, made_pairs: Path) -> None:
+def test_another_configuration_is_refused(
+    trained: Path, made_pairs: Path, sharp_folder: Path
+) -> None:
     with pytest.raises(UsageError, match=r"seed 0, now 1"):
         train.run(options(made_pairs, trained, seed=1))
     with pytest.raises(UsageError, match=r"learning_rate 0.0002, now 0.1"):
         train.run(options(made_pairs, trained, learning_rate=0.1))
+    with pytest.raises(UsageError, match=r"anew False, now True"):
+        train.run(options(sharp_folder, trained, blur="box14"))
+    assert not (trained / pairs.REJECTED).exists()  # what the other photos are is not this run's
 
 
 def test_a_run_that_diverges_says_where(

@@ -40,3 +40,23 @@ def test_another_plan_in_the_same_place_is_refused(name: str, tmp_path: Path) ->
     for told, plan in plans.items():
         with pytest.raises(UsageError, match=rf"another configuration \({told} .*, now .*\)"):
             train_run.claim(home, plan, "deblur train", "photos")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan": 3}', '{"plan": {"recipe": 3}}', "\xff"])
+def test_what_another_program_configures_is_no_run(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(
+        UsageError, match=r"config\.json is not a run's: give the run a place of its"
+    ):
+        train_run.claim(open_store(tmp_path), PLAN, "deblur train", "photos")
+
+
+@pytest.mark.parametrize("left", ["model/card.json", "checkpoints/step-00000007/state.npz"])
+def test_a_model_or_checkpoints_of_which_nothing_is_known_are_no_run(
+    left: str, tmp_path: Path
+) -> None:
+    (tmp_path / left).parent.mkdir(parents=True)
+    (tmp_path / left).write_text("{}")
+    with pytest.raises(UsageError, match=r"holds (model|checkpoints)/ and no config\.json"):
+        train_run.claim(open_store(tmp_path), PLAN, "deblur train", "photos")
+    assert not (tmp_path / "config.json").exists()
