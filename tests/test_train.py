@@ -557,6 +557,36 @@ def test_cores_are_left_for_the_data(
     assert train_group.cpus_per_worker(nodes, workers, gpu) == share
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "begun"),
+    [([2], (1, 8), 0, 1), ([4], (1, 8), 0, 1), ([16], (2, 8), 0, 2), ([4, 4], (1, 8), 0, 2), ([8], (3, 8), 0, 3),
+     ([101], (50, 120), 0, 50), ([2, 2], (3, 8), 0, 3), ([1], (1, 8), 0, 1), ([1, 1], (1, 8), 0, 1),
+     ([2], (2, 8), 0, 2), ([4], (1, 8), 8, 8), ([64, 64], (1, 8), 2, 4)],
+)  # fmt: skip
+def test_a_range_is_as_many_workers_as_have_the_cores_of_the_least(
+    nodes: list[float], workers: tuple[int, int], gpus: int, begun: int
+) -> None:
+    from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
+
+    number, cpus = train_group.group(nodes, workers, gpu=gpus > 0)
+    each = {"CPU": cpus, "GPU": 1 if gpus else 0}
+    config = SimpleNamespace(
+        _resources_per_worker_not_none=each, max_workers=workers[1], use_tpu=False
+    )
+    if isinstance(number, tuple):
+        assert number == workers
+        there = {str(index): {"CPU": cores, "GPU": gpus} for index, cores in enumerate(nodes)}
+        policy = SimpleNamespace(scaling_config=config)
+        number = ElasticScalingPolicy._count_possible_workers(policy, there)
+    assert number == begun
+    # However they lie, some node has what a task needs that makes examples.
+    assert sum(nodes) - begun * cpus >= len(nodes) * train_pieces.TASK_CPUS
+
+
+def test_a_range_on_a_cluster_that_has_yet_to_grow_has_a_core_each() -> None:
+    assert train_group.group([], (1, 8)) == ((1, 8), 1.001)
+
+
 @pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize(("workers", "replicas", "ahead"), [(2, 1, 1), (3, 1, 2), (1, 2, 9)])
 def test_batches_are_the_planned_ones(
