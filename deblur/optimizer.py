@@ -12,14 +12,15 @@ from typing import Any
 
 import tensorflow as tf
 
-_EPSILON = 1e-7  # Keras's, and so the tutorial's
+# Keras's, and so the tutorial's.
+_BETA_2 = 0.999
+_EPSILON = 1e-7
 
 
 class Adam:
-    """Adam with decoupled weight decay, for `tf.Variable`s of any `tf.distribute` strategy.
+    """Adam for `tf.Variable`s of any `tf.distribute` strategy.
 
-    Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015; Loshchilov & Hutter,
-    "Decoupled Weight Decay Regularization", ICLR 2019.
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
 
     def __init__(
@@ -27,8 +28,6 @@ class Adam:
         variables: Sequence[Any],
         *,
         beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        weight_decay: float = 0.0,
         clip_norm: float | None = None,
         full_rate_inputs: int | None = None,
         average: float = 0.0,
@@ -38,8 +37,7 @@ class Adam:
 
         Args:
             variables: what is trained.
-            beta_1, beta_2: decay of the moments.
-            weight_decay: the share of a weight that a step of learning rate 1 takes away.
+            beta_1: decay of the first moments.
             clip_norm: the largest norm of all gradients together.
             full_rate_inputs: weights that add up more inputs than these have a rate that is lower in
                 proportion: Adam moves each weight alike, so what they add up to moves with their number.
@@ -49,8 +47,7 @@ class Adam:
         """
         self._variables = list(variables)
         self._averages = list(averages) or [None] * len(self._variables)
-        self._betas, self._weight_decay = (beta_1, beta_2), weight_decay
-        self._clip_norm, self._average = clip_norm, average
+        self._beta_1, self._clip_norm, self._average = beta_1, clip_norm, average
         most = full_rate_inputs or math.inf
         self._rates = [min(1.0, most / _inputs(variable)) for variable in self._variables]
         self._moments = [
@@ -101,18 +98,15 @@ class Adam:
     def _update_one(
         self, variable: Any, gradient: Any, m: Any, v: Any, average: Any, rate: Any, done: Any
     ) -> None:
-        beta_1, beta_2 = self._betas
-        if self._weight_decay:
-            variable.assign_sub(self._weight_decay * rate * variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=m.handle,
             v=v.handle,
-            beta1_power=tf.pow(beta_1, done),
-            beta2_power=tf.pow(beta_2, done),
+            beta1_power=tf.pow(self._beta_1, done),
+            beta2_power=tf.pow(_BETA_2, done),
             lr=rate,
-            beta1=beta_1,
-            beta2=beta_2,
+            beta1=self._beta_1,
+            beta2=_BETA_2,
             epsilon=_EPSILON,
             grad=gradient,
         )

@@ -59,11 +59,7 @@ class Training:
         built = network(recipe.network)
         here = self.strategy.run(lambda: tf.constant(0))
         self.replicas_here = len(self.strategy.experimental_local_results(here))
-        adam: dict[str, Any] = {
-            "beta_1": recipe.beta_1,
-            "beta_2": recipe.beta_2,
-            "clip_norm": recipe.clip_norm,
-        }
+        adam: dict[str, Any] = {"beta_1": recipe.beta_1, "clip_norm": recipe.clip_norm}
         with self.strategy.scope():
             keras.utils.set_random_seed(seed)
             self.generator = built.generator(policy)
@@ -73,7 +69,6 @@ class Training:
             self.generator_optimizer = Adam(
                 _tensors(self.generator),
                 **adam,
-                weight_decay=recipe.weight_decay,
                 full_rate_inputs=recipe.full_rate_inputs,
                 average=recipe.average,
                 averages=_tensors(self.averaged) if recipe.average else (),

@@ -47,8 +47,8 @@ OURS = {
     "plain": Plain("", _PIX2PIX.tiling),
 }
 NARROW, PLAIN = replace(REPORT, network="narrow"), replace(REPORT, network="plain")
-# All that a step can do: clipping, decay, an average.
-WHOLE = replace(PLAIN, clip_norm=5.0, weight_decay=1e-2, average=0.9)
+# All that a step can do: clipping, rates by inputs, an average.
+WHOLE = replace(PLAIN, clip_norm=5.0, full_rate_inputs=32, average=0.9)
 PIXELS = replace(WHOLE, pixel="psnr", pixel_weight=1.0, adversarial_weight=0.0)
 
 RATE = 2e-4
