@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 # Keras's, and so the tutorial's.
@@ -29,7 +30,7 @@ class Adam:
         *,
         beta_1: float = 0.9,
         clip_norm: float | None = None,
-        full_rate_inputs: int | None = None,
+        rates: Sequence[float] = (),
         average: float = 0.0,
         averages: Sequence[Any] = (),
     ) -> None:
@@ -39,17 +40,14 @@ class Adam:
             variables: what is trained.
             beta_1: decay of the first moments.
             clip_norm: the largest norm of all gradients together.
-            full_rate_inputs: weights that add up more inputs than these have a rate that is lower in
-                proportion: Adam moves each weight alike, so what they add up to moves with their number.
-                Yang et al., "Tensor Programs V", 2022. None is one rate for all.
+            rates: the share of the learning rate that each variable has, else all of it.
             average: decay of the moving average, less in the first steps.
             averages: the variables that hold it, in the order of the others.
         """
         self._variables = list(variables)
         self._averages = list(averages) or [None] * len(self._variables)
         self._beta_1, self._clip_norm, self._average = beta_1, clip_norm, average
-        most = full_rate_inputs or math.inf
-        self._rates = [min(1.0, most / _inputs(variable)) for variable in self._variables]
+        self._rates = list(rates) or [1.0] * len(self._variables)
         self._moments = [
             (_zeros_like(variable, "m"), _zeros_like(variable, "v")) for variable in self._variables
         ]
@@ -115,10 +113,32 @@ class Adam:
             average.assign_add((1 - decay) * (variable - average))
 
 
-def _inputs(variable: Any) -> int:
+def rates(model: Any, full_rate_inputs: int) -> list[float]:
+    """Return the share of the learning rate of each of a model's trained weights.
+
+    Adam moves each weight alike, so what they add up to moves with their number: those that add up more
+    than `full_rate_inputs` have a rate that is lower in proportion. Yang et al., "Tensor Programs V", 2022.
+    """
+    transposed = {
+        id(layer.kernel): _transposed_inputs(layer)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2DTranspose)
+    }
+    inputs = (transposed.get(id(weight)) or _inputs(weight) for weight in model.trainable_variables)
+    return [min(1.0, full_rate_inputs / count) for count in inputs]
+
+
+def _inputs(weight: Any) -> int:
     """Return how many inputs each output adds up: of a kernel, (..., inputs, outputs); of a bias, one."""
-    shape = variable.shape
+    shape = weight.shape
     return math.prod(shape[:-1]) if len(shape) > 1 else 1
+
+
+def _transposed_inputs(layer: Any) -> int:
+    """Return the same of a kernel that is (height, width, outputs, inputs), of which the strides skip most."""
+    height, width, _, inputs = layer.kernel.shape
+    places: int = math.ceil(height * width / math.prod(layer.strides))
+    return places * int(inputs)
 
 
 def _zeros_like(variable: Any, name: str) -> Any:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from deblur import losses
 from deblur.networks import dormant, network
 from deblur.networks.transfer import transfer
-from deblur.optimizer import Adam
+from deblur.optimizer import Adam, rates
 from deblur.recipes import Recipe
 
 FIGURES = (
@@ -69,7 +69,9 @@ class Training:
             self.generator_optimizer = Adam(
                 _tensors(self.generator),
                 **adam,
-                full_rate_inputs=recipe.full_rate_inputs,
+                rates=rates(self.generator, recipe.full_rate_inputs)
+                if recipe.full_rate_inputs
+                else (),
                 average=recipe.average,
                 averages=_tensors(self.averaged) if recipe.average else (),
             )

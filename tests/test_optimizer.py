@@ -98,7 +98,21 @@ def test_weights_that_add_up_many_inputs_move_less() -> None:
     one_rate, by_inputs = variables(), variables()
     before = [variable.numpy() for variable in variables()]
     taken(Adam(one_rate), [0.1, 0.1])
-    taken(Adam(by_inputs, full_rate_inputs=1), [0.1, 0.1])
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    shares = optimizer.rates(model, full_rate_inputs=1)
+    taken(Adam(by_inputs, rates=shares), [0.1, 0.1])
     # A kernel of four inputs, and a bias.
     for mine, plain, start, share in zip(by_inputs, one_rate, before, (0.25, 1), strict=True):
         np.testing.assert_allclose(mine.numpy() - start, share * (plain - start), rtol=1e-4)
+
+
+def test_a_transposed_convolution_s_outputs_add_up_what_its_strides_leave() -> None:
+    picture = keras.Input((8, 8, 5))
+    options = {"strides": 2, "padding": "same", "use_bias": False, "name": "up"}
+    x = keras.layers.Conv2DTranspose(3, 4, **options)(picture)
+    x = keras.layers.Conv2D(7, 3, padding="same")(x)
+    model = keras.Model(picture, x)
+    assert model.get_layer("up").kernel.shape == (4, 4, 3, 5)
+    # Of its 16 places a pixel is under four, with five inputs each.
+    assert optimizer.rates(model, full_rate_inputs=1) == [1 / 20, 1 / 27, 1]
+    assert optimizer.rates(model, full_rate_inputs=24) == [1, 24 / 27, 1]
