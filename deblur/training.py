@@ -82,7 +82,9 @@ class Training:
         # Without XLA, which is slower on CPU: 1.76 s a step against 0.77 s; and without AutoGraph, as all
         # branches are Python's: tracing takes 3.4 s for 5.2, of wiener-photo-deep 2.8 for 5.2.
         self._step = tf.function(self._replicated, jit_compile=False, autograph=False)
-        self._restore = tf.function(lambda blurred: self.averaged(blurred, training=False))
+        self._restore = tf.function(
+            lambda blurred: self.averaged(blurred, training=False), autograph=False
+        )
 
     def start_from(self, generator: Any, blurred: Iterable[np.ndarray], *, seed: int) -> int:
         """Take another model's weights to begin with, and begin its dormant units anew; return how many.

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,12 +145,14 @@ def test_two_photos_are_learnt_by_heart(pixel: str) -> None:
     assert np.abs(restored - sharp / 255).mean() < first["error"]
 
 
-def test_restoring_changes_nothing() -> None:
+def test_restoring_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     training = Training(NARROW)
     before = state(training)
     blurred, *_ = pairs(0)
     np.testing.assert_array_equal(training.restore(blurred), training.restore(blurred))
     check_equal(state(training), before)
+    assert not list(tmp_path.iterdir())  # who is killed would leave them
 
 
 def test_the_seed_decides() -> None:
@@ -261,12 +264,14 @@ def test_another_network_s_state_is_refused(other: Recipe, odd: str, tmp_path: P
     with pytest.raises(ValueError, match=f"state.npz is another network's state: .*{odd}"):
         training.load(tmp_path)
     check_equal(state(training), before)
+    assert not list(tmp_path.iterdir())  # who is killed would leave them
 
 
 # === Replicas ===
 
 WORKER = """
 import sys
+import tempfile
 from pathlib import Path
 import keras
 import tensorflow as tf
