@@ -1,7 +1,7 @@
 """The named training recipes: everything that decides a model besides its photos and its seed.
 
-Each says what it is for, the command, and what came of it, as measured. `deblur train --recipe
-NAME` takes one; single options replace parts of it.
+`deblur train --recipe NAME` takes one; single options replace parts of it. docs/training.md has the
+commands, and what came of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Photos -> a model. Ray Train's workers step together; Ray Data decodes and draws what they see.
+"""Photos -> a model. Ray Train's workers step together; tasks beside them decode and draw what they see.
 
     deblur train pairs/ run/                            # the report's GAN: 40 epochs at batch 1
     deblur train photos/ run/ --blur photo              # sharp photos, blurred anew in each epoch
