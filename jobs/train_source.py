@@ -73,14 +73,22 @@ class Pairs(Source):
         names = pairs.shards(self._store, "train")
         if not names:
             raise UsageError(
-                f"{self._store.uri} says that it has training pairs, but its shards are gone"
+                f"{self._store.uri} says that it has {self.photos} training pairs, and its shards are gone: "
+                "run the `deblur preprocess` that made them again"
             )
         footer_readers = min(-(-len(names) // _FOOTERS_EACH), _MOST_FOOTER_READERS)
         os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(footer_readers)
         coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
         columns = ["key", "sharp"] if self._anew else ["key", "sharp", "blurred"]
         tables = coded.select_columns(columns).materialize().to_arrow_refs()
-        return train_pieces.cut(tables, train_pieces.facts(tables))
+        facts = train_pieces.facts(tables)
+        there = sum(map(len, facts))
+        if there != self.photos:
+            raise UsageError(
+                f"{self._store.uri} says that it has {self.photos} training pairs, and {there} are there: "
+                "run the `deblur preprocess` that made them again"
+            )
+        return train_pieces.cut(tables, facts)
 
 
 class Photos(Source):

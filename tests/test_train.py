@@ -370,6 +370,20 @@ def test_two_workers_on_larger_pairs_in_buckets_keep_the_best_and_stop_without_g
     assert kept == {f"step-{4 * epoch:08d}" for epoch in (best, best + 2)}
 
 
+@pytest.mark.usefixtures("coded")
+def test_pairs_of_which_a_shard_is_gone_are_refused(made_pairs: Path, tmp_path: Path) -> None:
+    source = open_store(made_pairs)
+    more = replace(pairs.read_dataset(source), counts={"train": {"castle": 9}})
+    with pytest.raises(
+        UsageError, match=r"has 9 training pairs, and 8 are there: run the `deblur pre"
+    ):
+        train_source.Pairs(source, more, anew=False).pieces()
+    with pytest.raises(
+        UsageError, match=r"has 9 training pairs, and its shards are gone: run the `d"
+    ):
+        train_source.Pairs(open_store(tmp_path), more, anew=False).pieces()
+
+
 def test_a_name_that_is_not_utf8_is_rejected(photos, tmp_path: Path) -> None:
     for index, name in enumerate((b"a.jpg", b"b.jpg", b"caf\xe9.jpg")):
         (tmp_path / os.fsdecode(name)).write_bytes(photos.jpeg(64, 64, seed=index))
