@@ -107,8 +107,7 @@ def run(options: Options) -> dict[str, Any]:
             "`deblur preprocess`, or name a --blur to train on sharp photos"
         )
     size_px = _size(options, recipe, dataset)
-    inside = below(home, source)
-    if inside == "":
+    if below(home, source) == "":
         raise UsageError(f"RUN is SOURCE, {source.uri}: give the run a place of its own")
     home.make_ready()
     with ExitStack() as stack:
@@ -117,7 +116,7 @@ def run(options: Options) -> dict[str, Any]:
             stack.enter_context(cluster(options.cluster))
             require_shared([source], home)
             note(f"reading the photos of {source.uri}")
-            photos = train_source.Photos(source, size_px, run=inside)
+            photos = train_source.Photos(source, size_px)
         else:
             photos = train_source.Pairs(source, dataset, anew=options.blur is not None)
         plan = _plan(options, recipe, photos, size_px, start)

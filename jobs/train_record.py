@@ -106,7 +106,7 @@ class Record:
         self, step: int, figures: Mapping[str, Mapping[str, float]], sheet: np.ndarray
     ) -> None:
         encoded = photo.encode(photo.Photo(sheet, format="JPEG"))
-        self._home.put(f"samples/step-{step:08d}.jpg", encoded)
+        self._home.put(train_run.SHEET.format(f"{step:08d}"), encoded)
         restored, blurred = figures["restored"], figures["blurred"]
         with self._events.as_default(step):
             for name, value in restored.items():

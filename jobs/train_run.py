@@ -21,6 +21,7 @@ from jobs.runtime import versions
 CONFIGURATION = "config.json"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+SHEET = "samples/step-{}.jpg"  # of a validation, after a step of eight digits
 SCORE = "psnr"  # what the best checkpoint is the best by
 # Why a run stopped that would stop there again: worker 0 writes it, the driver reads it.
 FAILURE = "failure.json"

@@ -467,7 +467,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
 
 
 def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
-    """Copies, transparency, what lies in the run, what would be shrunk below the crop, or is too long for WebP."""
+    """Copies, transparency, sheets of runs, what would be shrunk below the crop, or is too long for WebP."""
     pixels = photos.pixels(300, 320)
     opaque, seen_through = (
         np.dstack([pixels, np.full((300, 320), alpha, np.uint8)]) for alpha in (255, 254)
@@ -475,13 +475,16 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
     files = {
         "a/1.jpg": photos.jpeg(300, 320), "b/2.jpg": photos.jpeg(300, 320), "c.jpg": photos.jpeg(300, 320, seed=1),
         "opaque.png": photos.file(opaque, "PNG"), "through.png": photos.file(seen_through, "PNG"),
-        "run/samples/step-7.jpg": photos.jpeg(300, 900), "wide.jpg": photos.jpeg(300, 14_000),
-        "strip.jpg": photos.jpeg(600, 34_000),
+        "run/samples/step-00000007.jpg": photos.jpeg(300, 900), "wide.jpg": photos.jpeg(300, 14_000),
+        "strip.jpg": photos.jpeg(600, 34_000), "run/config.json": b"{}",
+        "runs/2/samples/step-00000007.jpg": photos.jpeg(300, 901), "runs/2/config.json": b"{}",
+        # Of no run, and beside one's but no sheet.
+        "samples/step-00000007.jpg": photos.jpeg(300, 310), "run/samples/step-1.jpg": photos.jpeg(300, 311),
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(data)
-    found = train_source.Photos(open_store(tmp_path), 256, run="run/")
+    found = train_source.Photos(open_store(tmp_path), 256)
     assert found.rejected == {
         "b/2.jpg": "same content as a/1.jpg",
         "through.png": "has transparent pixels",
@@ -496,9 +499,9 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
     }
     assert sizes == {
         "a/1.jpg": (300, 320), "c.jpg": (300, 320), "opaque.png": (300, 320), "strip.jpg": (300, 16_383),
-        "wide.jpg": (300, 14_000),
+        "wide.jpg": (300, 14_000), "samples/step-00000007.jpg": (300, 310), "run/samples/step-1.jpg": (300, 311),
     }  # fmt: skip
-    assert found.photos == 5
+    assert found.photos == 7
 
 
 def test_who_wants_one_photo_brings_few_along(monkeypatch: pytest.MonkeyPatch) -> None:
