@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from deblur.precision import policy
 from deblur.sampling import Order
 from deblur.training import Training
 from jobs.runtime import working_nodes
-from jobs.train_data import Batch, Feed, blocks_ahead, cores
+from jobs.train_data import Feed, blocks_ahead, cores
 from jobs.train_record import Record
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 
@@ -112,7 +112,8 @@ class _Worker:
         if record and self._revived:
             record.tell(f"{self._revived} units of the model were dormant, and begin anew")
         seconds_before, started = self._progress.seconds, time.monotonic()
-        batches = self._batches()
+        feed = self._feed()
+        batches = feed.batches(self._progress.step, plan.total_steps)
         warned = False
         while self._progress.step < plan.total_steps and not self._stopped:
             step = self._progress.step
@@ -121,7 +122,7 @@ class _Worker:
             waited = time.perf_counter() - asked
             rate = self._recipe.learning_rate_at(step, plan.total_steps)
             figures = self._training.step(batch.blurred, batch.sharp, batch.weights, rate)
-            self._watch.add(step, batch.keys, figures)
+            self._watch.add(step, feed.keys(step), figures)
             if record:
                 record.step(step, {**figures, "learning_rate": rate}, waited)
             step += 1
@@ -145,10 +146,10 @@ class _Worker:
         if record:
             self._finish(record)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _feed(self) -> Feed:
         context, plan = ray.train.get_context(), self._plan
         workers = context.get_world_size()
-        feed = Feed(
+        return Feed(
             self._config["album"],
             Order(plan.photos, plan.recipe.batch_size, plan.seed),
             workers=workers,
@@ -157,7 +158,6 @@ class _Worker:
             # Of the cluster as it is by now: the group starts again when it grows or shrinks.
             ahead=blocks_ahead(cores(), workers, self._config["cpus"]),
         )
-        return feed.batches(self._progress.step, plan.total_steps)
 
     @property
     def _stopped(self) -> bool:
