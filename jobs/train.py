@@ -94,7 +94,8 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Train, and return the summary."""
-    start = models.read_card(models.open_model(options.start_from)) if options.start_from else None
+    begun = [models.open_model(options.start_from)] if options.start_from else []
+    start = models.read_card(begun[0]) if begun else None
     recipe = _recipe(options, start)
     workers = _workers(options, recipe)
     _check(options, recipe)
@@ -114,7 +115,7 @@ def run(options: Options) -> dict[str, Any]:
         photos: train_source.Source
         if dataset is None:
             stack.enter_context(cluster(options.cluster))
-            require_shared([source], home)
+            require_shared([source, *begun], home)
             note(f"reading the photos of {source.uri}")
             photos = train_source.Photos(source, size_px)
         else:
@@ -132,7 +133,7 @@ def run(options: Options) -> dict[str, Any]:
         )
         if dataset is not None:
             stack.enter_context(cluster(options.cluster))
-            require_shared([source], home)
+            require_shared([source, *begun], home)
         from jobs.train_group import fit
 
         fit(options, home, plan, photos, workers)

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
 from deblur.recipes import Recipe, recipe
 from deblur.sampling import Order
-from deblur.storage import LocalStore, open_store
+from deblur.storage import LocalStore, Store, open_store
 from deblur.training import Training
 from jobs import (
     preprocess,
@@ -315,6 +317,23 @@ def test_the_network_is_that_of_the_model_to_start_from(trained: Path) -> None:
             "photos", "run", network=f"wiener-box14-{network}", start_from="box14"
         )
         assert train._recipe(asked, start).network == f"wiener-box14-{network}"
+
+
+def test_all_machines_have_to_have_the_model_to_start_from(
+    made_pairs: Path,
+    sharp_folder: Path,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(read: Iterable[Store], written: Store) -> None:
+        raise UsageError(", ".join(store.uri for store in (*read, written)))
+
+    monkeypatch.setattr(train, "require_shared", refused)
+    for source, blur in [(made_pairs, None), (sharp_folder, "box14")]:
+        home = tmp_path / source.name
+        with pytest.raises(UsageError, match=f"^{source}, {tiny}, {home}$"):
+            train.run(options(source, home, blur=blur, start_from=str(tiny)))
 
 
 def test_an_option_replaces_a_part_of_the_recipe() -> None:
