@@ -431,6 +431,37 @@ def test_a_store_that_does_not_answer_costs_the_terminal_a_line_and_no_run(tmp_p
     train_record.Record._publish(record, 1, "text")  # type: ignore[arg-type]
 
 
+def test_a_store_that_is_slow_holds_no_step_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    published: list[int] = []
+
+    class Slow(LocalStore):
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            assert answers.wait(60)
+            published.append(json.loads(bytes(data))["step"])
+            super().put(key, data)
+
+    monkeypatch.setattr(train_record, "_TELL_EVERY_S", 0.0)
+    config = {
+        "plan": SimpleNamespace(recipe=recipe("best")), "name": "", "licence": "",
+        "album": SimpleNamespace(validation=lambda: iter(())),
+    }  # fmt: skip
+    record = train_record.Record(Slow(str(tmp_path)), config, None)
+    for step in range(5):
+        record.step(step, {"error": 0.05}, 0.0)
+        record.tell(f"line {step}")
+    assert published == []
+    threading.Timer(0.1, answers.set).start()
+    record._end(5)
+    assert published == [1, 5]
+    live = json.loads((tmp_path / train_run.LIVE).read_text())
+    assert live["lines"] == [f"line {step}" for step in range(5)]
+    assert not any(thread.is_alive() for thread in record._publisher._threads)
+    record._events_folder.cleanup()
+
+
 def test_gpus_that_are_not_there_are_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="--gpu: 2 wanted, and Ray sees 0 on this machine"):
         require_gpus(2, Cluster())
