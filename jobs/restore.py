@@ -263,7 +263,9 @@ def _pipeline(
                 num_gpus=1 if options.gpu else None,
                 max_restarts=RETRIES,
                 max_task_retries=RETRIES,
-                **whole,  # half a core leaves room for the other stages even where there is one
+                # Half a core leaves room for the other stages even where there is one. For GPUs Ray wants
+                # a number: one pack.
+                **whole | ({"batch_size": 1} if options.gpu else {}),
             )
             .map_batches(deliver, **whole, **retries)
         )
