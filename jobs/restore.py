@@ -258,7 +258,7 @@ def _pipeline(
             .map_batches(fetch, batch_size=1, num_cpus=0.5, **retries)
             .map_batches(
                 Restore,
-                fn_constructor_args=(model, options.precision),
+                fn_constructor_args=(model, options.precision, int(options.gpu)),
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
                 num_gpus=1 if options.gpu else None,
                 max_restarts=RETRIES,

@@ -52,7 +52,7 @@ def fit(
         train_loop_config={
             "home": home, "plan": plan, "album": album, "name": options.name, "licence": options.licence,
             "parts": options.parts, "start_from": models.open_model(options.start_from) if options.start_from else None,
-            "checkpoint_steps": options.checkpoint_steps, "cpus": cpus,
+            "checkpoint_steps": options.checkpoint_steps, "cpus": cpus, "gpus": gpus,
         },
         backend_config=TensorflowConfig(),
         scaling_config=ScalingConfig(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -13,15 +12,15 @@ from typing import Any
 
 import ray.train
 import ray.train.collective
-import tensorflow as tf
 
 from deblur import models
 from deblur.divergence import Diverged, Watch
 from deblur.precision import policy
 from deblur.sampling import Order
 from deblur.training import Training
-from jobs.runtime import working_nodes
+from jobs import train_devices
 from jobs.train_data import Feed, blocks_ahead, cores
+from jobs.train_devices import Unfit
 from jobs.train_record import Record
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 
@@ -60,10 +59,10 @@ class Progress:
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
-    """Run the loop of one worker; leave word, and no error for Ray to retry, if training diverges."""
+    """Run the loop of one worker; leave word, and no error for Ray to retry, of what would come again."""
     try:
         _Worker(config).run()
-    except Diverged as error:  # on all workers in the same step
+    except (Diverged, Unfit) as error:  # on all workers in the same step
         if ray.train.get_context().get_world_rank() == 0:
             config["home"].put(FAILURE, json.dumps({"error": str(error)}).encode())
 
@@ -78,15 +77,8 @@ class _Worker:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config, self._plan = config, config["plan"]
         self._home = config["home"]
-        context = ray.train.get_context()
-        self._chief = context.get_world_rank() == 0
-        # A worker alone on its node may use all of it; several share it evenly.
-        threads = max(_cores() // context.get_local_world_size(), 1)
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        gpus = tf.config.list_physical_devices("GPU")
-        for device in gpus:
-            tf.config.experimental.set_memory_growth(device, True)
-        strategy = _strategy(context.get_world_size(), len(gpus))
+        self._chief = ray.train.get_context().get_world_rank() == 0
+        strategy = train_devices.strategy(config["gpus"])
         # What was begun in bfloat16 goes on so, whatever the machine of worker 0 is by now.
         precision = (_begun() or policy(self._plan.precision)) if self._chief else None
         self.policy = ray.train.collective.broadcast_from_rank_zero(precision)
@@ -255,29 +247,9 @@ def _begun() -> str:
         return str(json.loads(file.read()).get("policy", ""))
 
 
-def _cores() -> int:
-    """Return the cores that this process may use: a container's limit is known to Ray alone."""
-    here = ray.get_runtime_context().get_node_id()
-    known = [node["Resources"]["CPU"] for node in working_nodes() if node["NodeID"] == here]
-    # Not on macOS.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min([allowed or 1, *map(int, known)])
-
-
 def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
 def _preemption() -> bool:
     return ray.train.get_preemption_info() is not None
-
-
-def _strategy(workers: int, gpus: int) -> Any:
-    """Return the strategy of this worker: with all others, and over all of its GPUs."""
-    if workers == 1:
-        return tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy()
-    collectives = tf.distribute.experimental.CommunicationImplementation
-    options = tf.distribute.experimental.CommunicationOptions(
-        implementation=collectives.NCCL if gpus else collectives.RING
-    )
-    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)

@@ -164,10 +164,10 @@ def test_checkpoints_do_not_pile_up_on_a_slow_link(
 
 def test_a_worker_uses_no_more_cores_than_its_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose limit the system's affinity does not know."""
-    from jobs import train_worker
+    from jobs import train_devices
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert train_worker._cores() == 2
+    assert train_devices.cores() == 2
 
 
 def test_a_bucket_gets_each_event_once(bucket: Any, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
     )
     asked = replace(recipes.REPORT, network="pix2pix-small")
     plan = SimpleNamespace(recipe=asked, precision="float32", seed=0)
-    worker = train_worker._Worker({"plan": plan, "home": None, "parts": 1})
+    worker = train_worker._Worker({"plan": plan, "home": None, "parts": 1, "gpus": 0})
     assert (worker.policy, worker._progress.step) == ("mixed_bfloat16", 3)
     assert worker._training.generator.get_layer("down0_conv").compute_dtype == "bfloat16"
 
@@ -460,6 +460,37 @@ def test_a_store_that_is_slow_holds_no_step_up(
     assert live["lines"] == [f"line {step}" for step in range(5)]
     assert not any(thread.is_alive() for thread in record._publisher._threads)
     record._events_folder.cleanup()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_without_the_gpus_that_ray_sees_ends(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the TensorFlow of CPUs on a machine with GPUs. Where but one worker has it, Ray may try another."""
+    from jobs import train_worker
+
+    told = ["Ray gave 2 GPUs, TensorFlow sees 0"] if rank == 0 else [""]
+    here = SimpleNamespace(
+        get_world_rank=lambda: rank, get_local_world_size=lambda: 1, get_world_size=lambda: 2
+    )
+    monkeypatch.setattr(ray.train, "get_context", lambda: here)
+    monkeypatch.setattr(
+        "ray.train.collective.broadcast_from_rank_zero", lambda why: told[0] and why
+    )
+    monkeypatch.setattr(
+        "tensorflow.config.threading.set_intra_op_parallelism_threads", lambda threads: None
+    )
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    home = open_store(tmp_path)
+    config = {"plan": None, "home": home, "gpus": 2}
+    if rank == 0:
+        train_worker.train_worker(config)
+        error = json.loads(home.read(train_run.FAILURE))["error"]
+        assert error.startswith(told[0])
+        return
+    with pytest.raises(DeblurError, match="Ray gave 2 GPUs, TensorFlow sees 0"):
+        train_worker.train_worker(config)
+    assert not home.exists(train_run.FAILURE)
 
 
 def test_gpus_that_are_not_there_are_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
