@@ -29,9 +29,9 @@ from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 _UNKNOWN = -1.0
 
 _PROGRESS_FILE = "progress.json"
-# Steps between questions whether this node is about to be taken away; all workers have to ask, and
-# an answer takes some 5 ms.
-_NOTICE_STEPS = 10
+# Between questions whether this node is about to be taken away, of which some have 30 s of notice; an
+# answer takes some 5 ms. Where steps become slower, no more of them than these pass without one.
+_NOTICE_EVERY_S, _NOTICE_STEPS = 5.0, 100
 # On which units are looked for that are dormant. With a few, units would be that are made for others.
 _SHOWN_PHOTOS = 64
 
@@ -106,7 +106,7 @@ class _Worker:
         seconds_before, started = self._progress.seconds, time.monotonic()
         feed = self._feed()
         batches = feed.batches(self._progress.step, plan.total_steps)
-        warned = False
+        notice = _Notice(self._progress.step)
         while self._progress.step < plan.total_steps and not self._stopped:
             step = self._progress.step
             asked = time.perf_counter()
@@ -125,8 +125,7 @@ class _Worker:
             if last or step % plan.validation_steps == 0:
                 self._watch.settle()
                 validated = self._validate(record)
-            noticed = not warned and step % _NOTICE_STEPS == 0 and _preemption()
-            warned = warned or noticed
+            noticed = notice.given(step)
             if (
                 last
                 or self._stopped
@@ -238,6 +237,28 @@ class _Worker:
         record.finish(best or self._progress.step, self._progress, self.policy)
 
 
+class _Notice:
+    """Asks now and then whether this node is about to be taken away: all workers after the same steps."""
+
+    def __init__(self, step: int) -> None:
+        """Begin after a step."""
+        self._asked, self._asked_at, self._next = step, time.monotonic(), step + 1
+        self._given = False
+
+    def given(self, step: int) -> bool:
+        """Say whether there is notice after a step, for the first time."""
+        if self._given or step < self._next:
+            return False
+        now = time.monotonic()
+        seconds = (now - self._asked_at) / (step - self._asked)
+        steps = min(max(int(_NOTICE_EVERY_S / max(seconds, 1e-9)), 1), _NOTICE_STEPS)
+        # By the clock of worker 0.
+        self._next = step + ray.train.collective.broadcast_from_rank_zero(steps)
+        self._asked, self._asked_at = step, now
+        self._given = ray.train.get_preemption_info() is not None
+        return self._given
+
+
 def _begun() -> str:
     """Return the dtype policy of the checkpoint that the run goes on from, if there is one that says so."""
     checkpoint = ray.train.get_checkpoint()
@@ -249,7 +270,3 @@ def _begun() -> str:
 
 def _name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def _preemption() -> bool:
-    return ray.train.get_preemption_info() is not None

@@ -345,6 +345,47 @@ def test_an_option_replaces_a_part_of_the_recipe() -> None:
     assert train._recipe(without, None).adversarial_weight == 0
 
 
+@pytest.mark.parametrize(
+    ("step_s", "asked"),
+    [(3.0, [8, 9, 10, 11, 12]), (1.0, [8, 13, 18, 23]), (0.001, [8, 108, 208]), (40.0, [8, 9, 10])],
+)
+def test_notice_is_asked_for_every_few_seconds_by_all_in_the_same_steps(
+    step_s: float, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import train_worker
+
+    told: list[int] = []  # by worker 0, whose clock counts
+    now, found = 0.0, []
+
+    def from_first(steps: int) -> int:
+        told.append(steps)
+        return steps
+
+    monkeypatch.setattr(train_worker, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", from_first)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: None)
+    first = train_worker._Notice(7)
+    while len(told) < len(asked):
+        step = 8 + len(found)
+        now += step_s
+        before = len(told)
+        assert not first.given(step)
+        found.append(len(told) > before)
+    assert [8 + index for index, was in enumerate(found) if was] == asked
+    # Another one, whose steps seem to take as long as they like.
+    answers = iter(told)
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", lambda _: next(answers))
+    notices = iter([*[None] * (len(asked) - 1), "a spot instance"])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices))
+    other = train_worker._Notice(7)
+    given = []
+    for step in range(8, asked[-1] + 50):
+        now += 7 * (step % 5)
+        if other.given(step):
+            given.append(step)
+    assert given == [asked[-1]]  # and once only
+
+
 @pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])
 def test_the_last_is_kept_where_psnr_is_not_the_aim(
     monkeypatch: pytest.MonkeyPatch, name: str, kept: int
