@@ -14,7 +14,9 @@ from deblur.errors import DeblurError
 _EXPLODED, _IN_A_ROW = 5.0, 10
 _MEMORY = 0.99  # of the running mean: a hundred steps
 _EARLIEST = 100  # steps before which a mean says little
-_FINITE = ("generator", "error", "discriminator", "gradient_norm_generator")
+_FINITE = (
+    "generator", "error", "discriminator", "gradient_norm_generator", "gradient_norm_discriminator",
+)  # fmt: skip
 
 
 class Diverged(DeblurError):

@@ -10,16 +10,18 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-_EPSILON = 1e-7  # Keras's, and so the tutorial's
+# Keras's, and so the tutorial's.
+_BETA_2 = 0.999
+_EPSILON = 1e-7
 
 
 class Adam:
-    """Adam with decoupled weight decay, for `tf.Variable`s of any `tf.distribute` strategy.
+    """Adam for `tf.Variable`s of any `tf.distribute` strategy.
 
-    Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015; Loshchilov & Hutter,
-    "Decoupled Weight Decay Regularization", ICLR 2019.
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
 
     def __init__(
@@ -27,10 +29,8 @@ class Adam:
         variables: Sequence[Any],
         *,
         beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        weight_decay: float = 0.0,
         clip_norm: float | None = None,
-        full_rate_inputs: int | None = None,
+        rates: Sequence[float] = (),
         average: float = 0.0,
         averages: Sequence[Any] = (),
     ) -> None:
@@ -38,21 +38,16 @@ class Adam:
 
         Args:
             variables: what is trained.
-            beta_1, beta_2: decay of the moments.
-            weight_decay: the share of a weight that a step of learning rate 1 takes away.
+            beta_1: decay of the first moments.
             clip_norm: the largest norm of all gradients together.
-            full_rate_inputs: weights that add up more inputs than these have a rate that is lower in
-                proportion: Adam moves each weight alike, so what they add up to moves with their number.
-                Yang et al., "Tensor Programs V", 2022. None is one rate for all.
+            rates: the share of the learning rate that each variable has, else all of it.
             average: decay of the moving average, less in the first steps.
             averages: the variables that hold it, in the order of the others.
         """
         self._variables = list(variables)
         self._averages = list(averages) or [None] * len(self._variables)
-        self._betas, self._weight_decay = (beta_1, beta_2), weight_decay
-        self._clip_norm, self._average = clip_norm, average
-        most = full_rate_inputs or math.inf
-        self._rates = [min(1.0, most / _inputs(variable)) for variable in self._variables]
+        self._beta_1, self._clip_norm, self._average = beta_1, clip_norm, average
+        self._rates = list(rates) or [1.0] * len(self._variables)
         self._moments = [
             (_zeros_like(variable, "m"), _zeros_like(variable, "v")) for variable in self._variables
         ]
@@ -101,18 +96,15 @@ class Adam:
     def _update_one(
         self, variable: Any, gradient: Any, m: Any, v: Any, average: Any, rate: Any, done: Any
     ) -> None:
-        beta_1, beta_2 = self._betas
-        if self._weight_decay:
-            variable.assign_sub(self._weight_decay * rate * variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=m.handle,
             v=v.handle,
-            beta1_power=tf.pow(beta_1, done),
-            beta2_power=tf.pow(beta_2, done),
+            beta1_power=tf.pow(self._beta_1, done),
+            beta2_power=tf.pow(_BETA_2, done),
             lr=rate,
-            beta1=beta_1,
-            beta2=beta_2,
+            beta1=self._beta_1,
+            beta2=_BETA_2,
             epsilon=_EPSILON,
             grad=gradient,
         )
@@ -121,10 +113,32 @@ class Adam:
             average.assign_add((1 - decay) * (variable - average))
 
 
-def _inputs(variable: Any) -> int:
+def rates(model: Any, full_rate_inputs: int) -> list[float]:
+    """Return the share of the learning rate of each of a model's trained weights.
+
+    Adam moves each weight alike, so what they add up to moves with their number: those that add up more
+    than `full_rate_inputs` have a rate that is lower in proportion. Yang et al., "Tensor Programs V", 2022.
+    """
+    transposed = {
+        id(layer.kernel): _transposed_inputs(layer)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2DTranspose)
+    }
+    inputs = (transposed.get(id(weight)) or _inputs(weight) for weight in model.trainable_variables)
+    return [min(1.0, full_rate_inputs / count) for count in inputs]
+
+
+def _inputs(weight: Any) -> int:
     """Return how many inputs each output adds up: of a kernel, (..., inputs, outputs); of a bias, one."""
-    shape = variable.shape
+    shape = weight.shape
     return math.prod(shape[:-1]) if len(shape) > 1 else 1
+
+
+def _transposed_inputs(layer: Any) -> int:
+    """Return the same of a kernel that is (height, width, outputs, inputs), of which the strides skip most."""
+    height, width, _, inputs = layer.kernel.shape
+    places: int = math.ceil(height * width / math.prod(layer.strides))
+    return places * int(inputs)
 
 
 def _zeros_like(variable: Any, name: str) -> Any:

@@ -1,4 +1,6 @@
-"""Which precision `auto` is: bfloat16 where the hardware has it, else float32; never float16.
+"""What this machine computes in, and on: which precision `auto` is, and which GPUs TensorFlow sees.
+
+`auto` is bfloat16 where the hardware has it, else float32; never float16.
 
 float16 overflows the layer normalisations of restoration networks, and its loss scaling
 desynchronises workers.
@@ -10,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from deblur.errors import UsageError
+from deblur.errors import DeblurError, UsageError
 
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -38,6 +40,28 @@ def policy(precision: Precision) -> str:
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16() else "float32"
     return _POLICIES[precision]
+
+
+def use_gpus(given: int) -> int:
+    """Have TensorFlow take the memory of this machine's GPUs as it needs it; return how many it sees.
+
+    Args:
+        given: how many are this process's to use; 0 where it may find some, and need not.
+
+    Raises:
+        DeblurError: if TensorFlow sees another number: it would compute on the CPU without a word.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if given and len(gpus) != given:
+        raise DeblurError(
+            f"Ray gave {given} GPUs, TensorFlow sees {len(gpus)}: on the machines that have them, "
+            "pip install 'deblur[gpu]'"
+        )
+    for device in gpus:
+        tf.config.experimental.set_memory_growth(device, True)
+    return len(gpus)
 
 
 def _has_bfloat16() -> bool:

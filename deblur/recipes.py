@@ -1,7 +1,7 @@
 """The named training recipes: everything that decides a model besides its photos and its seed.
 
-Each says what it is for, the command, and what came of it, as measured. `deblur train --recipe
-NAME` takes one; single options replace parts of it.
+`deblur train --recipe NAME` takes one; single options replace parts of it. docs/training.md has the
+commands, and what came of them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class Recipe:
             size, and the number of workers does not touch it.
         warmup_steps: over which it rises from nothing.
         schedule: `constant`, or `cosine`: falls to a thousandth at the last step.
-        beta_1, beta_2: Adam's.
-        weight_decay: decoupled (AdamW), of the generator.
+        beta_1: Adam's.
         clip_norm: largest norm of the gradients of a side, over all its weights; None clips nothing.
         full_rate_inputs: the generator's weights that add up more inputs than these have a rate that
             is lower in proportion; None is one rate for all.
@@ -54,8 +53,6 @@ class Recipe:
     warmup_steps: int = 0
     schedule: Schedule = "constant"
     beta_1: float = 0.9
-    beta_2: float = 0.999
-    weight_decay: float = 0.0
     clip_norm: float | None = None
     full_rate_inputs: int | None = None
     average: float = 0.0

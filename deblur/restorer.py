@@ -160,6 +160,7 @@ def compiled(generator: Any, *, any_size: bool = False) -> Callable[[np.ndarray]
     graph = tf.function(
         lambda batch: generator(batch, training=False),
         [tf.TensorSpec((1, None, None, 3), tf.float32)] if any_size else None,
+        autograph=False,  # there is nothing to convert, and who is killed would leave its file in /tmp
     )
 
     def call(batch: np.ndarray) -> np.ndarray:

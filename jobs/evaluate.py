@@ -86,7 +86,8 @@ def run(options: Options) -> dict[str, Any]:
     stores = [models.open_model(name) for name in options.model]
     cards = [models.read_card(store) for store in stores]
     names = row_names([card.name for card in cards], [store.uri for store in stores])
-    chosen = Choice(dict(zip(names, stores, strict=True)), options.baselines, options.precision)
+    by_name = dict(zip(names, stores, strict=True))
+    chosen = Choice(by_name, options.baselines, options.precision, int(options.gpu))
     destination.make_ready()
     total = min(dataset.total("test"), options.limit or sys.maxsize)
     note(f"measuring on {total} test pairs of {dataset.recipe}")

@@ -32,11 +32,13 @@ class Choice:
         models: by the name of their row, of `row_names`.
         baselines: whether the classical methods are.
         precision: of the models.
+        gpus: that they compute on.
     """
 
     models: Mapping[str, Store]
     baselines: bool
     precision: str
+    gpus: int
 
 
 def row_names(names: Sequence[str], uris: Sequence[str]) -> list[str]:
@@ -149,6 +151,10 @@ def _methods(source: Store, dataset: pairs.Dataset, chosen: Choice) -> Iterator[
         )
         yield _LUCY, _lucy
         yield WIENER, _wiener(source, dataset)
+    if chosen.models:
+        from deblur.precision import use_gpus
+
+        use_gpus(chosen.gpus)  # once: TensorFlow takes no more settings when it has computed
     for name, store in chosen.models.items():
         yield name, _model(store, chosen.precision)
 

@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from deblur import models
 from deblur.errors import UsageError
 from deblur.networks import network
-from deblur.storage import Store, open_store
+from deblur.storage import Store, below, open_store
 from jobs.progress import note
 from jobs.runtime import hushed
 
@@ -45,11 +45,17 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Write the model and return what was written."""
-    destination = open_store(options.out)
+    source, destination = models.open_model(options.model), open_store(options.out)
+    if below(destination, source) == "":
+        raise UsageError(f"OUT is MODEL, {source.uri}: give the export a place of its own")
     with hushed(not options.verbose):  # this imports TensorFlow, which greets
-        model = models.load(models.open_model(options.model), "float32")
+        model = models.load(source, "float32")
+        if options.format == "float16":
+            model = models.halved(model)
+        card = model.card
         destination.make_ready()
-        card = WRITERS[options.format](model, destination)
+        _check(destination, card)
+        written = WRITERS[options.format](model, destination)
     shape = network(card.network)
     note(f"{card.name} ({card.network}) is in {destination.uri}")
     return {
@@ -58,7 +64,9 @@ def run(options: Options) -> dict[str, Any]:
         "model_id": card.model_id,
         "format": options.format,
         "out": destination.uri,
-        "files": {entry.key: entry.size_bytes for entry in destination.list()},
+        "files": {
+            entry.key: entry.size_bytes for entry in destination.list() if entry.key in written
+        },
         **(
             {"sides_are": shape.stride} if shape.fixed else {"sides_are_multiples_of": shape.stride}
         ),
@@ -66,7 +74,19 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def _onnx(model: models.Model, destination: Store) -> models.Card:
+def _check(destination: Store, card: models.Card) -> None:
+    """Raise UsageError if another model is there."""
+    if not destination.exists(models.CARD):
+        return
+    there = models.read_card(destination)
+    if there.model_id != card.model_id:
+        raise UsageError(
+            f"{destination.uri} holds another model, {there.name} (id {there.model_id}, now "
+            f"{card.model_id}): give the export a place of its own"
+        )
+
+
+def _onnx(model: models.Model, destination: Store) -> set[str]:
     try:
         import tf2onnx
     except ImportError as error:
@@ -74,10 +94,10 @@ def _onnx(model: models.Model, destination: Store) -> models.Card:
     function, signature = _function(model)
     converted, _ = tf2onnx.convert.from_function(function, signature, opset=_OPSET)
     destination.put("model.onnx", converted.SerializeToString())
-    return _put_card(model, destination)
+    return {"model.onnx", _put_card(model, destination)}
 
 
-def _savedmodel(model: models.Model, destination: Store) -> models.Card:
+def _savedmodel(model: models.Model, destination: Store) -> set[str]:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(prefix="deblur-") as folder:
@@ -85,16 +105,19 @@ def _savedmodel(model: models.Model, destination: Store) -> models.Card:
         module.generator = model.generator
         function, _ = _function(model)
         tf.saved_model.save(module, folder, signatures=function)
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                destination.put(path.relative_to(folder).as_posix(), path.read_bytes())
-    return _put_card(model, destination)
+        files = {
+            path.relative_to(folder).as_posix(): path
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }
+        for key, path in files.items():
+            destination.put(key, path.read_bytes())
+    return {*files, _put_card(model, destination)}
 
 
-def _float16(model: models.Model, destination: Store) -> models.Card:
-    half = models.halved(model)
+def _float16(half: models.Model, destination: Store) -> set[str]:
     models.save(destination, half.generator, half.card)
-    return half.card
+    return {models.WEIGHTS, models.CARD}
 
 
 def _function(model: models.Model) -> tuple[Any, Any]:
@@ -110,13 +133,13 @@ def _function(model: models.Model) -> tuple[Any, Any]:
     return restore, signature
 
 
-def _put_card(model: models.Model, destination: Store) -> models.Card:
+def _put_card(model: models.Model, destination: Store) -> str:
     destination.put(models.CARD, models.card_json(model.card))
-    return model.card
+    return models.CARD
 
 
 _OPSET = 18  # of ONNX Runtime 1.14 (2023) and later
-WRITERS: Mapping[Format, Callable[[models.Model, Store], models.Card]] = {
+WRITERS: Mapping[Format, Callable[[models.Model, Store], set[str]]] = {
     "onnx": _onnx,
     "savedmodel": _savedmodel,
     "float16": _float16,

@@ -257,12 +257,14 @@ def _pipeline(
             .map_batches(fetch, batch_size=1, num_cpus=0.5, **retries)
             .map_batches(
                 Restore,
-                fn_constructor_args=(model, options.precision),
+                fn_constructor_args=(model, options.precision, int(options.gpu)),
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
                 num_gpus=1 if options.gpu else None,
                 max_restarts=RETRIES,
                 max_task_retries=RETRIES,
-                **whole,  # half a core leaves room for the other stages even where there is one
+                # Half a core leaves room for the other stages even where there is one. For GPUs Ray wants
+                # a number: one pack.
+                **whole | ({"batch_size": 1} if options.gpu else {}),
             )
             .map_batches(deliver, **whole, **retries)
         )

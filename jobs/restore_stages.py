@@ -165,14 +165,11 @@ class Fetch:
 class Restore:
     """Holds the model and restores packs of photos."""
 
-    def __init__(self, model: Store, precision: Any) -> None:
-        import tensorflow as tf
-
-        for device in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(device, True)
-        from deblur.precision import policy
+    def __init__(self, model: Store, precision: Any, gpus: int = 0) -> None:
+        from deblur.precision import policy, use_gpus
         from deblur.restorer import Restorer
 
+        use_gpus(gpus)
         dtype_policy = policy(precision)
         self._restorer = Restorer(models.load(model, dtype_policy), dtype_policy)
 

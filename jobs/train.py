@@ -1,4 +1,4 @@
-"""Photos -> a model. Ray Train's workers step together; Ray Data decodes and draws what they see.
+"""Photos -> a model. Ray Train's workers step together; tasks beside them decode and draw what they see.
 
     deblur train pairs/ run/                            # the report's GAN: 40 epochs at batch 1
     deblur train photos/ run/ --blur photo              # sharp photos, blurred anew in each epoch
@@ -94,7 +94,8 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Train, and return the summary."""
-    start = models.read_card(models.open_model(options.start_from)) if options.start_from else None
+    begun = [models.open_model(options.start_from)] if options.start_from else []
+    start = models.read_card(begun[0]) if begun else None
     recipe = _recipe(options, start)
     workers = _workers(options, recipe)
     _check(options, recipe)
@@ -107,22 +108,21 @@ def run(options: Options) -> dict[str, Any]:
             "`deblur preprocess`, or name a --blur to train on sharp photos"
         )
     size_px = _size(options, recipe, dataset)
-    inside = below(home, source)
-    if inside == "":
+    if below(home, source) == "":
         raise UsageError(f"RUN is SOURCE, {source.uri}: give the run a place of its own")
     home.make_ready()
     with ExitStack() as stack:
         photos: train_source.Source
         if dataset is None:
             stack.enter_context(cluster(options.cluster))
-            require_shared([source], home)
+            require_shared([source, *begun], home)
             note(f"reading the photos of {source.uri}")
-            photos = train_source.Photos(source, size_px, run=inside)
-            _account(photos, home)
+            photos = train_source.Photos(source, size_px)
         else:
             photos = train_source.Pairs(source, dataset, anew=options.blur is not None)
         plan = _plan(options, recipe, photos, size_px, start)
         train_run.claim(home, plan, command(options), source.uri)
+        _account(photos, home)
         if train_run.is_finished(home):
             note(f"{home.uri} is finished already")
             return train_run.summary(home)
@@ -133,7 +133,7 @@ def run(options: Options) -> dict[str, Any]:
         )
         if dataset is not None:
             stack.enter_context(cluster(options.cluster))
-            require_shared([source], home)
+            require_shared([source, *begun], home)
         from jobs.train_group import fit
 
         fit(options, home, plan, photos, workers)

@@ -42,13 +42,11 @@ class Batch(NamedTuple):
     Attributes:
         sharp, blurred: (B, H, W, 3) uint8.
         weights: (B,) float32, see `sampling.Share`.
-        keys: the photos'.
     """
 
     sharp: np.ndarray
     blurred: np.ndarray
     weights: np.ndarray
-    keys: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -159,6 +157,10 @@ class Feed:
         self._all_replicas, self._ahead = workers * replicas, ahead
         self._steps_a_block = max(_BLOCK_PHOTOS * workers // order.global_batch, 1)
 
+    def keys(self, step: int) -> list[str]:
+        """Return the keys of the photos that all workers together see in a step."""
+        return [self._places[int(row)].key for row in self._order.rows(step)]
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps from `start` to `stop`."""
         firsts = range(start, stop, self._steps_a_block)
@@ -200,5 +202,5 @@ def _made(
     for epoch, places, weights in steps:
         examples = [example(maker, table_of[place.piece], place, epoch) for place in places]
         sharp, blurred = (np.stack(pictures) for pictures in zip(*examples, strict=True))
-        batches.append(Batch(sharp, blurred, weights, [place.key for place in places]))
+        batches.append(Batch(sharp, blurred, weights))
     return batches

@@ -44,7 +44,7 @@ def fit(
     middle_px = max(plan.size_px, shape.tile_px)
     maker = Maker(plan.blur, plan.size_px, plan.seed, middle_px, shape.stride)
     album = Album(photos.pieces(), maker, plan.held_out)
-    cpus = cpus_per_worker(cores(), workers[1], options.gpu)
+    number, cpus = group(cores(), workers, options.gpu)
     filesystem, path = home.arrow()
     home.delete(FAILURE)
     trainer = _Trainer(
@@ -52,11 +52,11 @@ def fit(
         train_loop_config={
             "home": home, "plan": plan, "album": album, "name": options.name, "licence": options.licence,
             "parts": options.parts, "start_from": models.open_model(options.start_from) if options.start_from else None,
-            "checkpoint_steps": options.checkpoint_steps, "cpus": cpus,
+            "checkpoint_steps": options.checkpoint_steps, "cpus": cpus, "gpus": gpus,
         },
         backend_config=TensorflowConfig(),
         scaling_config=ScalingConfig(
-            num_workers=workers[0] if workers[0] == workers[1] else workers,
+            num_workers=number,
             use_gpu=options.gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
@@ -110,6 +110,30 @@ def _train_worker(config: Mapping[str, Any]) -> None:
     from jobs.train_worker import train_worker
 
     train_worker(config)
+
+
+def group(
+    nodes: Sequence[float], workers: tuple[int, int], gpu: bool = False
+) -> tuple[int | tuple[int, int], float]:
+    """Return how many workers Ray is to have, as many as fit of a range, and the CPUs to reserve for each.
+
+    Args:
+        nodes: CPUs of each node.
+        workers: the least and the largest number.
+        gpu: whether they compute on GPUs, which are then what bounds their number.
+    """
+    least, most = workers
+    if gpu or least == most:
+        return least if least == most else workers, cpus_per_worker(nodes, most, gpu)
+    cpus = cpus_per_worker(nodes, least)
+    if cpus < 1 and any(nodes):
+        return least, cpus  # which have less than a core each already
+    return workers, max(cpus, 1.0) + _TRIFLE
+
+
+# Ray fills each node up with the workers of a range. With this much more than whole cores for each the
+# last core of a node stays free for the examples, without which none of them could go on.
+_TRIFLE = 0.001
 
 
 def cpus_per_worker(nodes: Sequence[float], workers: int, gpu: bool = False) -> float:

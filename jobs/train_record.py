@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ class Record:
         self._steps_told = 0
         self._waited_s = 0.0
         self._lines: list[str] = []
+        # A store that does not answer keeps a PUT for a minute and a half, and training need not wait.
+        self._publisher = ThreadPoolExecutor(1)
+        self._published: Future[None] | None = None
         # TensorFlow writes events to files; a bucket gets them at each validation.
         self._events_folder = tempfile.TemporaryDirectory(prefix="deblur-events-")
         local = (
@@ -55,7 +59,8 @@ class Record:
         """Take note of a step. Reads the figures, and so waits for the device, about once a second."""
         self._waited_s += waited_s
         self._steps_told += 1
-        elapsed = time.monotonic() - self._told
+        now = time.monotonic()
+        elapsed = now - self._told
         if elapsed < _TELL_EVERY_S:
             return
         values = {name: float(value) for name, value in figures.items()}
@@ -66,12 +71,17 @@ class Record:
                 tf.summary.scalar(f"{_group(name)}/{name}", value)
             tf.summary.scalar("speed/images_per_second", images_per_s)
             tf.summary.scalar("speed/share_waiting_for_data", waiting)
-        self._publish(step + 1, live_text(values, images_per_s, waiting))
-        self._told, self._steps_told, self._waited_s = time.monotonic(), 0, 0.0
+        self._told, self._steps_told, self._waited_s = now, 0, 0.0
+        self._show(step + 1, live_text(values, images_per_s, waiting))
 
     def tell(self, line: str) -> None:
         """Say something on the terminal that stays there."""
         self._lines.append(line)
+
+    def _show(self, step: int, text: str) -> None:
+        """Publish on another thread, unless what was published last is still on its way."""
+        if self._published is None or self._published.done():
+            self._published = self._publisher.submit(self._publish, step, text)
 
     def _publish(self, step: int, text: str) -> None:
         live = {"step": step, "text": text, "lines": self._lines}
@@ -106,7 +116,7 @@ class Record:
         self, step: int, figures: Mapping[str, Mapping[str, float]], sheet: np.ndarray
     ) -> None:
         encoded = photo.encode(photo.Photo(sheet, format="JPEG"))
-        self._home.put(f"samples/step-{step:08d}.jpg", encoded)
+        self._home.put(train_run.SHEET.format(f"{step:08d}"), encoded)
         restored, blurred = figures["restored"], figures["blurred"]
         with self._events.as_default(step):
             for name, value in restored.items():
@@ -118,7 +128,7 @@ class Record:
             f"epoch {epoch:.4g}: PSNR {restored['psnr']:.2f} dB, SSIM {restored['ssim']:.3f} "
             f"(blurred {blurred['psnr']:.2f}, {blurred['ssim']:.3f})"
         )
-        self._publish(step, "")
+        self._show(step, "")
         self._told, self._steps_told, self._waited_s = time.monotonic(), 0, 0.0
 
     def _publish_events(self) -> None:
@@ -135,6 +145,11 @@ class Record:
     def _writer(self) -> Any:
         return tf.summary.create_file_writer(str(self._local_events))
 
+    def _end(self, step: int) -> None:
+        """Publish the last state, with all that there was to tell."""
+        self._publisher.shutdown()
+        self._publish(step, "")
+
     def finish(self, step: int, progress: Any, policy: str) -> None:
         """Write the model and its card: the mark that the run is finished.
 
@@ -143,6 +158,7 @@ class Record:
             progress: where the run stands.
             policy: the dtype policy that it was trained in.
         """
+        self._end(progress.step)
         self._publish_events()
         plan, generator = self._plan, self._training.averaged
         configuration = json.loads(self._home.read(train_run.CONFIGURATION))

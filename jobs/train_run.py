@@ -21,6 +21,7 @@ from jobs.runtime import versions
 CONFIGURATION = "config.json"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+SHEET = "samples/step-{}.jpg"  # of a validation, after a step of eight digits
 SCORE = "psnr"  # what the best checkpoint is the best by
 # Why a run stopped that would stop there again: worker 0 writes it, the driver reads it.
 FAILURE = "failure.json"
@@ -66,12 +67,22 @@ def claim(home: Store, plan: Plan, command: str, source: str) -> None:
     """Write what the run is, or make sure that it is the one that is there.
 
     Raises:
-        UsageError: if another run is there.
+        UsageError: if another run is there, or what is no run.
     """
     mine = _flat(asdict(plan))
     try:
         theirs = _flat(json.loads(home.read(CONFIGURATION))["plan"])
-    except FileNotFoundError:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{home.uri}/{CONFIGURATION} is not a run's: give the run a place of its own"
+        ) from error
+    except FileNotFoundError as error:
+        for part in (MODEL, CHECKPOINTS):
+            if next(home.list(part), None):
+                raise UsageError(
+                    f"{home.uri} holds {part}/ and no {CONFIGURATION}, and so is not a run: give the "
+                    "run a place of its own"
+                ) from error
         text = {
             "plan": asdict(plan),
             "command": command,
@@ -93,7 +104,9 @@ def claim(home: Store, plan: Plan, command: str, source: str) -> None:
 
 
 def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: value for name, value in plan.items() if name != "recipe"}, **plan["recipe"]}
+    """Name a recipe's parts after it: one of them is called as one of the plan's."""
+    parts = {f"recipe.{name}": value for name, value in plan["recipe"].items()}
+    return {name: value for name, value in plan.items() if name != "recipe"} | parts
 
 
 def is_finished(home: Store) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from deblur import keys, pairs, photo, pictures, places365
 from deblur.errors import PhotoError, UsageError
 from deblur.storage import Entry, Store, reason
+from jobs import train_run
 from jobs.runtime import RETRIES, bounded_retries
 
 if TYPE_CHECKING:
@@ -72,36 +74,34 @@ class Pairs(Source):
         names = pairs.shards(self._store, "train")
         if not names:
             raise UsageError(
-                f"{self._store.uri} says that it has training pairs, but its shards are gone"
+                f"{self._store.uri} says that it has {self.photos} training pairs, and its shards are gone: "
+                "run the `deblur preprocess` that made them again"
             )
         footer_readers = min(-(-len(names) // _FOOTERS_EACH), _MOST_FOOTER_READERS)
         os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(footer_readers)
         coded = ray.data.read_parquet([f"{path}/{name}" for name in names], filesystem=filesystem)
         columns = ["key", "sharp"] if self._anew else ["key", "sharp", "blurred"]
         tables = coded.select_columns(columns).materialize().to_arrow_refs()
-        return train_pieces.cut(tables, train_pieces.facts(tables))
+        facts = train_pieces.facts(tables)
+        there = sum(map(len, facts))
+        if there != self.photos:
+            raise UsageError(
+                f"{self._store.uri} says that it has {self.photos} training pairs, and {there} are there: "
+                "run the `deblur preprocess` that made them again"
+            )
+        return train_pieces.cut(tables, facts)
 
 
 class Photos(Source):
     """A tree of sharp photos, each read once; those that cannot serve are rejected with a reason."""
 
-    def __init__(self, store: Store, size_px: int, *, run: str | None = None) -> None:
-        """Read them.
-
-        Args:
-            store: where they lie.
-            size_px: least side.
-            run: what keys of the run begin with, where it lies among them: its sheets are no photos.
-        """
+    def __init__(self, store: Store, size_px: int) -> None:
+        """Read those of a store whose sides have at least so many pixels."""
         import ray.data
 
         from jobs import train_pieces
 
-        found = [
-            entry
-            for entry in store.list()
-            if places365.is_photo(entry.key) and not (run and entry.key.startswith(run))
-        ]
+        found = _photos(store.list())
         entries = [entry for entry in found if not keys.nameless(entry.key)]
         if not found:
             raise UsageError(
@@ -142,6 +142,23 @@ class Photos(Source):
     def pieces(self) -> Pieces:
         """Return what was read."""
         return self._pieces
+
+
+def _photos(listed: Iterable[Entry]) -> list[Entry]:
+    """Return what may be a photo: the sample sheets of runs that lie among the photos are none."""
+    found: list[Entry] = []
+    runs: set[str] = set()
+    for entry in listed:
+        folder, _, name = entry.key.rpartition("/")
+        if name == train_run.CONFIGURATION:
+            runs.add(folder)
+        elif places365.is_photo(entry.key):
+            found.append(entry)
+    sheets = ((entry, _SHEET.fullmatch(entry.key)) for entry in found)
+    return [entry for entry, sheet in sheets if sheet is None or (sheet[1] or "") not in runs]
+
+
+_SHEET = re.compile("(?:(.*)/)?" + train_run.SHEET.format("[0-9]{8}"), re.DOTALL)
 
 
 class Gather:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.collective
-import tensorflow as tf
 
 from deblur import models
 from deblur.divergence import Diverged, Watch
 from deblur.precision import policy
 from deblur.sampling import Order
 from deblur.training import Training
-from jobs.runtime import working_nodes
-from jobs.train_data import Batch, Feed, blocks_ahead, cores
+from jobs import train_devices
+from jobs.train_data import Feed, blocks_ahead, cores
+from jobs.train_devices import Unfit
 from jobs.train_record import Record
 from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 
@@ -30,9 +29,9 @@ from jobs.train_run import CHECKPOINTS, FAILURE, SCORE
 _UNKNOWN = -1.0
 
 _PROGRESS_FILE = "progress.json"
-# Steps between questions whether this node is about to be taken away; all workers have to ask, and
-# an answer takes some 5 ms.
-_NOTICE_STEPS = 10
+# Between questions whether this node is about to be taken away, of which some have 30 s of notice; an
+# answer takes some 5 ms. Where steps become slower, no more of them than these pass without one.
+_NOTICE_EVERY_S, _NOTICE_STEPS = 5.0, 100
 # On which units are looked for that are dormant. With a few, units would be that are made for others.
 _SHOWN_PHOTOS = 64
 
@@ -60,10 +59,10 @@ class Progress:
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
-    """Run the loop of one worker; leave word, and no error for Ray to retry, if training diverges."""
+    """Run the loop of one worker; leave word, and no error for Ray to retry, of what would come again."""
     try:
         _Worker(config).run()
-    except Diverged as error:  # on all workers in the same step
+    except (Diverged, Unfit) as error:  # on all workers in the same step
         if ray.train.get_context().get_world_rank() == 0:
             config["home"].put(FAILURE, json.dumps({"error": str(error)}).encode())
 
@@ -78,15 +77,8 @@ class _Worker:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config, self._plan = config, config["plan"]
         self._home = config["home"]
-        context = ray.train.get_context()
-        self._chief = context.get_world_rank() == 0
-        # A worker alone on its node may use all of it; several share it evenly.
-        threads = max(_cores() // context.get_local_world_size(), 1)
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        gpus = tf.config.list_physical_devices("GPU")
-        for device in gpus:
-            tf.config.experimental.set_memory_growth(device, True)
-        strategy = _strategy(context.get_world_size(), len(gpus))
+        self._chief = ray.train.get_context().get_world_rank() == 0
+        strategy = train_devices.strategy(config["gpus"])
         # What was begun in bfloat16 goes on so, whatever the machine of worker 0 is by now.
         precision = (_begun() or policy(self._plan.precision)) if self._chief else None
         self.policy = ray.train.collective.broadcast_from_rank_zero(precision)
@@ -112,8 +104,9 @@ class _Worker:
         if record and self._revived:
             record.tell(f"{self._revived} units of the model were dormant, and begin anew")
         seconds_before, started = self._progress.seconds, time.monotonic()
-        batches = self._batches()
-        warned = False
+        feed = self._feed()
+        batches = feed.batches(self._progress.step, plan.total_steps)
+        notice = _Notice(self._progress.step)
         while self._progress.step < plan.total_steps and not self._stopped:
             step = self._progress.step
             asked = time.perf_counter()
@@ -121,7 +114,7 @@ class _Worker:
             waited = time.perf_counter() - asked
             rate = self._recipe.learning_rate_at(step, plan.total_steps)
             figures = self._training.step(batch.blurred, batch.sharp, batch.weights, rate)
-            self._watch.add(step, batch.keys, figures)
+            self._watch.add(step, feed.keys(step), figures)
             if record:
                 record.step(step, {**figures, "learning_rate": rate}, waited)
             step += 1
@@ -132,8 +125,7 @@ class _Worker:
             if last or step % plan.validation_steps == 0:
                 self._watch.settle()
                 validated = self._validate(record)
-            noticed = not warned and step % _NOTICE_STEPS == 0 and _preemption()
-            warned = warned or noticed
+            noticed = notice.given(step)
             if (
                 last
                 or self._stopped
@@ -145,10 +137,10 @@ class _Worker:
         if record:
             self._finish(record)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _feed(self) -> Feed:
         context, plan = ray.train.get_context(), self._plan
         workers = context.get_world_size()
-        feed = Feed(
+        return Feed(
             self._config["album"],
             Order(plan.photos, plan.recipe.batch_size, plan.seed),
             workers=workers,
@@ -157,7 +149,6 @@ class _Worker:
             # Of the cluster as it is by now: the group starts again when it grows or shrinks.
             ahead=blocks_ahead(cores(), workers, self._config["cpus"]),
         )
-        return feed.batches(self._progress.step, plan.total_steps)
 
     @property
     def _stopped(self) -> bool:
@@ -246,6 +237,28 @@ class _Worker:
         record.finish(best or self._progress.step, self._progress, self.policy)
 
 
+class _Notice:
+    """Asks now and then whether this node is about to be taken away: all workers after the same steps."""
+
+    def __init__(self, step: int) -> None:
+        """Begin after a step."""
+        self._asked, self._asked_at, self._next = step, time.monotonic(), step + 1
+        self._given = False
+
+    def given(self, step: int) -> bool:
+        """Say whether there is notice after a step, for the first time."""
+        if self._given or step < self._next:
+            return False
+        now = time.monotonic()
+        seconds = (now - self._asked_at) / (step - self._asked)
+        steps = min(max(int(_NOTICE_EVERY_S / max(seconds, 1e-9)), 1), _NOTICE_STEPS)
+        # By the clock of worker 0.
+        self._next = step + ray.train.collective.broadcast_from_rank_zero(steps)
+        self._asked, self._asked_at = step, now
+        self._given = ray.train.get_preemption_info() is not None
+        return self._given
+
+
 def _begun() -> str:
     """Return the dtype policy of the checkpoint that the run goes on from, if there is one that says so."""
     checkpoint = ray.train.get_checkpoint()
@@ -255,29 +268,5 @@ def _begun() -> str:
         return str(json.loads(file.read()).get("policy", ""))
 
 
-def _cores() -> int:
-    """Return the cores that this process may use: a container's limit is known to Ray alone."""
-    here = ray.get_runtime_context().get_node_id()
-    known = [node["Resources"]["CPU"] for node in working_nodes() if node["NodeID"] == here]
-    # Not on macOS.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min([allowed or 1, *map(int, known)])
-
-
 def _name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def _preemption() -> bool:
-    return ray.train.get_preemption_info() is not None
-
-
-def _strategy(workers: int, gpus: int) -> Any:
-    """Return the strategy of this worker: with all others, and over all of its GPUs."""
-    if workers == 1:
-        return tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy()
-    collectives = tf.distribute.experimental.CommunicationImplementation
-    options = tf.distribute.experimental.CommunicationOptions(
-        implementation=collectives.NCCL if gpus else collectives.RING
-    )
-    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)

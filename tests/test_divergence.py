@@ -4,7 +4,10 @@ import pytest
 
 from deblur.divergence import Diverged, Watch
 
-FINE = {"generator": 3.0, "error": 0.05, "discriminator": 1.0, "gradient_norm_generator": 2.0}
+FINE = {
+    "generator": 3.0, "error": 0.05, "discriminator": 1.0, "gradient_norm_generator": 2.0,
+    "gradient_norm_discriminator": 0.5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FINE)

@@ -106,6 +106,28 @@ def test_float16_is_half_as_large_and_a_model_like_any(
     assert models.halved(half).card == half.card  # there is nothing left to round
 
 
+def test_what_lies_in_out_stays_and_is_not_listed(model: Path, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    exported(model, out, "float16")
+    (out / "notes.txt").write_text("mine")
+    before = (out / "card.json").read_bytes()
+    with pytest.raises(
+        UsageError, match=rf"^{out} holds another model, mine \(id .*, now .*\): give"
+    ):
+        export.run(export.Options(str(tiny), str(out), format="float16"))
+    assert (out / "card.json").read_bytes() == before
+    summary = export.run(export.Options(str(model), str(out), format="float16"))
+    assert set(summary["files"]) == {"model.keras", "card.json"}
+    (out / "card.json").write_text("[]")
+    with pytest.raises(UsageError, match="is not a model's card"):
+        export.run(export.Options(str(model), str(out), format="float16"))
+    (tmp_path / "link").symlink_to(model)
+    with pytest.raises(
+        UsageError, match=rf"OUT is MODEL, {model}: give the export a place of its own"
+    ):
+        export.run(export.Options(str(model), str(tmp_path / "link"), format="float16"))
+
+
 def test_without_the_library_it_says_what_to_install(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

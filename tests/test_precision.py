@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deblur import precision
-from deblur.errors import UsageError
+from deblur.errors import DeblurError, UsageError
 
 CPUINFO = """\
 processor\t: 0
@@ -92,6 +92,33 @@ def test_the_first_gpu_counts(
         lambda gpu: details if gpu == "first" else {"compute_capability": (1, 0)},
     )
     assert precision._gpu_capability() == expected
+
+
+@pytest.mark.parametrize(("given", "seen"), [(1, []), (2, ["first"]), (1, ["first", "second"])])
+def test_gpus_that_tensorflow_does_not_see_are_no_gpus(
+    monkeypatch: pytest.MonkeyPatch, given: int, seen: list[str]
+) -> None:
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: seen)
+    expected = (
+        f"Ray gave {given} GPUs, TensorFlow sees {len(seen)}: .* pip install 'deblur\\[gpu\\]'"
+    )
+    with pytest.raises(DeblurError, match=expected):
+        precision.use_gpus(given)
+
+
+@pytest.mark.parametrize(("given", "seen"), [(0, []), (0, ["first"]), (2, ["first", "second"])])
+def test_the_memory_of_gpus_is_taken_as_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, given: int, seen: list[str]
+) -> None:
+    import tensorflow as tf
+
+    grow: dict[str, bool] = {}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: seen)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow.__setitem__)
+    assert precision.use_gpus(given) == len(seen)
+    assert grow == dict.fromkeys(seen, True)
 
 
 def test_no_gpu_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from deblur.errors import DeblurError, UsageError
 from deblur.restorer import Restorer
 from deblur.storage import Entry, LocalStore, open_store
 from jobs import restore, restore_packs, restore_plan, restore_stages
+from jobs.runtime import bounded_retries
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -253,6 +254,14 @@ def test_packs_are_bounded(photos) -> None:
     large = photo.Photo(np.zeros((2000, 2500, 3), np.uint8))
     items = [restore_packs.Item(Entry(str(i), 1, ""), large) for i in range(5)]
     assert [len(pack) for pack in restore_packs.packs(items)] == [2, 2, 1]
+
+
+def test_ray_data_takes_the_stages_for_gpus(tmp_path: Path) -> None:
+    source, destination = open_store(tmp_path), open_store(tmp_path / "out")
+    asked = restore.Options(str(tmp_path), str(tmp_path / "out"), gpu=True)
+    ends = restore._ends(source, destination, asked, restore_stages.Treatment("", ""))
+    with bounded_retries():
+        restore._pipeline([Entry("a.jpg", 1, "etag")], ends[0], source, ends[1], asked, 1)
 
 
 def test_what_cannot_be_written_is_in_the_ledger(photos, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -270,6 +272,14 @@ def test_what_the_device_calls_exhausted_is_a_lack_of_memory() -> None:
 
     with pytest.raises(MemoryError, match="no memory for 2 tiles"):
         compiled(exhausted)(np.zeros((2, 256, 256, 3), np.float32))
+
+
+def test_it_has_no_files_that_a_killed_one_would_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    compiled(Identity())(np.zeros((2, 256, 256, 3), np.float32))
+    assert not list(tmp_path.iterdir())
 
 
 # === Laziness ===

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from deblur.errors import DeblurError, UsageError
 from deblur.examples import Maker
 from deblur.recipes import Recipe, recipe
 from deblur.sampling import Order
-from deblur.storage import LocalStore, open_store
+from deblur.storage import LocalStore, Store, open_store
 from deblur.training import Training
 from jobs import (
     preprocess,
@@ -162,10 +164,10 @@ def test_checkpoints_do_not_pile_up_on_a_slow_link(
 
 def test_a_worker_uses_no_more_cores_than_its_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose limit the system's affinity does not know."""
-    from jobs import train_worker
+    from jobs import train_devices
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert train_worker._cores() == 2
+    assert train_devices.cores() == 2
 
 
 def test_a_bucket_gets_each_event_once(bucket: Any, tmp_path: Path) -> None:
@@ -198,11 +200,16 @@ def test_a_finished_run_is_left_alone(trained: Path, made_pairs: Path) -> None:
     assert (trained / "model" / "model.keras").stat().st_mtime_ns == before
 
 
-def test_another_configuration_is_refused(trained: Path, made_pairs: Path) -> None:
+def test_another_configuration_is_refused(
+    trained: Path, made_pairs: Path, sharp_folder: Path
+) -> None:
     with pytest.raises(UsageError, match=r"seed 0, now 1"):
         train.run(options(made_pairs, trained, seed=1))
     with pytest.raises(UsageError, match=r"learning_rate 0.0002, now 0.1"):
         train.run(options(made_pairs, trained, learning_rate=0.1))
+    with pytest.raises(UsageError, match=r"anew False, now True"):
+        train.run(options(sharp_folder, trained, blur="box14"))
+    assert not (trained / pairs.REJECTED).exists()  # what the other photos are is not this run's
 
 
 def test_a_run_that_diverges_says_where(
@@ -263,7 +270,7 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
     )
     asked = replace(recipes.REPORT, network="pix2pix-small")
     plan = SimpleNamespace(recipe=asked, precision="float32", seed=0)
-    worker = train_worker._Worker({"plan": plan, "home": None, "parts": 1})
+    worker = train_worker._Worker({"plan": plan, "home": None, "parts": 1, "gpus": 0})
     assert (worker.policy, worker._progress.step) == ("mixed_bfloat16", 3)
     assert worker._training.generator.get_layer("down0_conv").compute_dtype == "bfloat16"
 
@@ -312,6 +319,23 @@ def test_the_network_is_that_of_the_model_to_start_from(trained: Path) -> None:
         assert train._recipe(asked, start).network == f"wiener-box14-{network}"
 
 
+def test_all_machines_have_to_have_the_model_to_start_from(
+    made_pairs: Path,
+    sharp_folder: Path,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(read: Iterable[Store], written: Store) -> None:
+        raise UsageError(", ".join(store.uri for store in (*read, written)))
+
+    monkeypatch.setattr(train, "require_shared", refused)
+    for source, blur in [(made_pairs, None), (sharp_folder, "box14")]:
+        home = tmp_path / source.name
+        with pytest.raises(UsageError, match=f"^{source}, {tiny}, {home}$"):
+            train.run(options(source, home, blur=blur, start_from=str(tiny)))
+
+
 def test_an_option_replaces_a_part_of_the_recipe() -> None:
     asked = train.Options("photos", "run", recipe="adversarial", adversarial_weight=0.5, epochs=3)
     expected = replace(recipes.ADVERSARIAL, adversarial_weight=0.5, epochs=3)
@@ -319,6 +343,47 @@ def test_an_option_replaces_a_part_of_the_recipe() -> None:
     # Which is given, though it is false.
     without = train.Options("photos", "run", recipe="report", adversarial_weight=0.0)
     assert train._recipe(without, None).adversarial_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("step_s", "asked"),
+    [(3.0, [8, 9, 10, 11, 12]), (1.0, [8, 13, 18, 23]), (0.001, [8, 108, 208]), (40.0, [8, 9, 10])],
+)
+def test_notice_is_asked_for_every_few_seconds_by_all_in_the_same_steps(
+    step_s: float, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import train_worker
+
+    told: list[int] = []  # by worker 0, whose clock counts
+    now, found = 0.0, []
+
+    def from_first(steps: int) -> int:
+        told.append(steps)
+        return steps
+
+    monkeypatch.setattr(train_worker, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", from_first)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: None)
+    first = train_worker._Notice(7)
+    while len(told) < len(asked):
+        step = 8 + len(found)
+        now += step_s
+        before = len(told)
+        assert not first.given(step)
+        found.append(len(told) > before)
+    assert [8 + index for index, was in enumerate(found) if was] == asked
+    # Another one, whose steps seem to take as long as they like.
+    answers = iter(told)
+    monkeypatch.setattr("ray.train.collective.broadcast_from_rank_zero", lambda _: next(answers))
+    notices = iter([*[None] * (len(asked) - 1), "a spot instance"])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices))
+    other = train_worker._Notice(7)
+    given = []
+    for step in range(8, asked[-1] + 50):
+        now += 7 * (step % 5)
+        if other.given(step):
+            given.append(step)
+    assert given == [asked[-1]]  # and once only
 
 
 @pytest.mark.parametrize(("name", "kept"), [("best", 2), ("adversarial", 3)])
@@ -365,6 +430,20 @@ def test_two_workers_on_larger_pairs_in_buckets_keep_the_best_and_stop_without_g
     assert kept == {f"step-{4 * epoch:08d}" for epoch in (best, best + 2)}
 
 
+@pytest.mark.usefixtures("coded")
+def test_pairs_of_which_a_shard_is_gone_are_refused(made_pairs: Path, tmp_path: Path) -> None:
+    source = open_store(made_pairs)
+    more = replace(pairs.read_dataset(source), counts={"train": {"castle": 9}})
+    with pytest.raises(
+        UsageError, match=r"has 9 training pairs, and 8 are there: run the `deblur pre"
+    ):
+        train_source.Pairs(source, more, anew=False).pieces()
+    with pytest.raises(
+        UsageError, match=r"has 9 training pairs, and its shards are gone: run the `d"
+    ):
+        train_source.Pairs(open_store(tmp_path), more, anew=False).pieces()
+
+
 def test_a_name_that_is_not_utf8_is_rejected(photos, tmp_path: Path) -> None:
     for index, name in enumerate((b"a.jpg", b"b.jpg", b"caf\xe9.jpg")):
         (tmp_path / os.fsdecode(name)).write_bytes(photos.jpeg(64, 64, seed=index))
@@ -391,6 +470,68 @@ def test_a_store_that_does_not_answer_costs_the_terminal_a_line_and_no_run(tmp_p
     watcher.__exit__()
     record = SimpleNamespace(_home=Gone(str(tmp_path)), _lines=[])
     train_record.Record._publish(record, 1, "text")  # type: ignore[arg-type]
+
+
+def test_a_store_that_is_slow_holds_no_step_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    published: list[int] = []
+
+    class Slow(LocalStore):
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            assert answers.wait(60)
+            published.append(json.loads(bytes(data))["step"])
+            super().put(key, data)
+
+    monkeypatch.setattr(train_record, "_TELL_EVERY_S", 0.0)
+    config = {
+        "plan": SimpleNamespace(recipe=recipe("best")), "name": "", "licence": "",
+        "album": SimpleNamespace(validation=lambda: iter(())),
+    }  # fmt: skip
+    record = train_record.Record(Slow(str(tmp_path)), config, None)
+    for step in range(5):
+        record.step(step, {"error": 0.05}, 0.0)
+        record.tell(f"line {step}")
+    assert published == []
+    threading.Timer(0.1, answers.set).start()
+    record._end(5)
+    assert published == [1, 5]
+    live = json.loads((tmp_path / train_run.LIVE).read_text())
+    assert live["lines"] == [f"line {step}" for step in range(5)]
+    assert not any(thread.is_alive() for thread in record._publisher._threads)
+    record._events_folder.cleanup()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_without_the_gpus_that_ray_sees_ends(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the TensorFlow of CPUs on a machine with GPUs. Where but one worker has it, Ray may try another."""
+    from jobs import train_worker
+
+    told = ["Ray gave 2 GPUs, TensorFlow sees 0"] if rank == 0 else [""]
+    here = SimpleNamespace(
+        get_world_rank=lambda: rank, get_local_world_size=lambda: 1, get_world_size=lambda: 2
+    )
+    monkeypatch.setattr(ray.train, "get_context", lambda: here)
+    monkeypatch.setattr(
+        "ray.train.collective.broadcast_from_rank_zero", lambda why: told[0] and why
+    )
+    monkeypatch.setattr(
+        "tensorflow.config.threading.set_intra_op_parallelism_threads", lambda threads: None
+    )
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    home = open_store(tmp_path)
+    config = {"plan": None, "home": home, "gpus": 2}
+    if rank == 0:
+        train_worker.train_worker(config)
+        error = json.loads(home.read(train_run.FAILURE))["error"]
+        assert error.startswith(told[0])
+        return
+    with pytest.raises(DeblurError, match="Ray gave 2 GPUs, TensorFlow sees 0"):
+        train_worker.train_worker(config)
+    assert not home.exists(train_run.FAILURE)
 
 
 def test_gpus_that_are_not_there_are_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -448,7 +589,7 @@ def test_usage_errors(made_pairs: Path, sharp_folder: Path, trained: Path, tmp_p
 
 
 def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
-    """Copies, transparency, what lies in the run, what would be shrunk below the crop, or is too long for WebP."""
+    """Copies, transparency, sheets of runs, what would be shrunk below the crop, or is too long for WebP."""
     pixels = photos.pixels(300, 320)
     opaque, seen_through = (
         np.dstack([pixels, np.full((300, 320), alpha, np.uint8)]) for alpha in (255, 254)
@@ -456,13 +597,16 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
     files = {
         "a/1.jpg": photos.jpeg(300, 320), "b/2.jpg": photos.jpeg(300, 320), "c.jpg": photos.jpeg(300, 320, seed=1),
         "opaque.png": photos.file(opaque, "PNG"), "through.png": photos.file(seen_through, "PNG"),
-        "run/samples/step-7.jpg": photos.jpeg(300, 900), "wide.jpg": photos.jpeg(300, 14_000),
-        "strip.jpg": photos.jpeg(600, 34_000),
+        "run/samples/step-00000007.jpg": photos.jpeg(300, 900), "wide.jpg": photos.jpeg(300, 14_000),
+        "strip.jpg": photos.jpeg(600, 34_000), "run/config.json": b"{}",
+        "runs/2/samples/step-00000007.jpg": photos.jpeg(300, 901), "runs/2/config.json": b"{}",
+        # Of no run, and beside one's but no sheet.
+        "samples/step-00000007.jpg": photos.jpeg(300, 310), "run/samples/step-1.jpg": photos.jpeg(300, 311),
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(data)
-    found = train_source.Photos(open_store(tmp_path), 256, run="run/")
+    found = train_source.Photos(open_store(tmp_path), 256)
     assert found.rejected == {
         "b/2.jpg": "same content as a/1.jpg",
         "through.png": "has transparent pixels",
@@ -477,9 +621,9 @@ def test_photos_that_serve(photos: Any, tmp_path: Path) -> None:
     }
     assert sizes == {
         "a/1.jpg": (300, 320), "c.jpg": (300, 320), "opaque.png": (300, 320), "strip.jpg": (300, 16_383),
-        "wide.jpg": (300, 14_000),
+        "wide.jpg": (300, 14_000), "samples/step-00000007.jpg": (300, 310), "run/samples/step-1.jpg": (300, 311),
     }  # fmt: skip
-    assert found.photos == 5
+    assert found.photos == 7
 
 
 def test_who_wants_one_photo_brings_few_along(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,6 +696,36 @@ def test_cores_are_left_for_the_data(
     assert train_group.cpus_per_worker(nodes, workers, gpu) == share
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "begun"),
+    [([2], (1, 8), 0, 1), ([4], (1, 8), 0, 1), ([16], (2, 8), 0, 2), ([4, 4], (1, 8), 0, 2), ([8], (3, 8), 0, 3),
+     ([101], (50, 120), 0, 50), ([2, 2], (3, 8), 0, 3), ([1], (1, 8), 0, 1), ([1, 1], (1, 8), 0, 1),
+     ([2], (2, 8), 0, 2), ([4], (1, 8), 8, 8), ([64, 64], (1, 8), 2, 4)],
+)  # fmt: skip
+def test_a_range_is_as_many_workers_as_have_the_cores_of_the_least(
+    nodes: list[float], workers: tuple[int, int], gpus: int, begun: int
+) -> None:
+    from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
+
+    number, cpus = train_group.group(nodes, workers, gpu=gpus > 0)
+    each = {"CPU": cpus, "GPU": 1 if gpus else 0}
+    config = SimpleNamespace(
+        _resources_per_worker_not_none=each, max_workers=workers[1], use_tpu=False
+    )
+    if isinstance(number, tuple):
+        assert number == workers
+        there = {str(index): {"CPU": cores, "GPU": gpus} for index, cores in enumerate(nodes)}
+        policy = SimpleNamespace(scaling_config=config)
+        number = ElasticScalingPolicy._count_possible_workers(policy, there)
+    assert number == begun
+    # However they lie, some node has what a task needs that makes examples.
+    assert sum(nodes) - begun * cpus >= len(nodes) * train_pieces.TASK_CPUS
+
+
+def test_a_range_on_a_cluster_that_has_yet_to_grow_has_a_core_each() -> None:
+    assert train_group.group([], (1, 8)) == ((1, 8), 1.001)
+
+
 @pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize(("workers", "replicas", "ahead"), [(2, 1, 1), (3, 1, 2), (1, 2, 9)])
 def test_batches_are_the_planned_ones(
@@ -584,15 +758,18 @@ def test_batches_are_the_planned_ones(
             rows = np.concatenate([share.rows for share in shares])
             weights = np.concatenate([share.weights for share in shares])
             assert np.array_equal(batch.weights, weights)
-            assert list(batch.keys) == [places[row].key for row in rows]
             for index, row in enumerate(rows):
                 place = places[row]
                 table = ray.get(album.pieces.refs[place.piece])
                 sharp, blurred = train_data.example(album.maker, table, place, order.epoch(step))
                 assert np.array_equal(batch.sharp[index], sharp)
                 assert np.array_equal(batch.blurred[index], blurred)
-            seen += [key for key, weight in zip(batch.keys, weights, strict=True) if weight]
-        assert sorted(seen) == sorted(places[row].key for row in order.rows(step))
+            seen += [places[row].key for row, weight in zip(rows, weights, strict=True) if weight]
+            # Each knows what all see, without what only fills up.
+            assert sorted(feeds[worker].keys(step)) == sorted(
+                places[row].key for row in order.rows(step)
+            )
+        assert sorted(seen) == sorted(feeds[0].keys(step))
 
 
 @pytest.mark.parametrize("left", [80, 7000, 35_990, 90_000, 360_000])

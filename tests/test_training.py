@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,8 +48,8 @@ OURS = {
     "plain": Plain("", _PIX2PIX.tiling),
 }
 NARROW, PLAIN = replace(REPORT, network="narrow"), replace(REPORT, network="plain")
-# All that a step can do: clipping, decay, an average.
-WHOLE = replace(PLAIN, clip_norm=5.0, weight_decay=1e-2, average=0.9)
+# All that a step can do: clipping, rates by inputs, an average.
+WHOLE = replace(PLAIN, clip_norm=5.0, full_rate_inputs=32, average=0.9)
 PIXELS = replace(WHOLE, pixel="psnr", pixel_weight=1.0, adversarial_weight=0.0)
 
 RATE = 2e-4
@@ -144,12 +145,14 @@ def test_two_photos_are_learnt_by_heart(pixel: str) -> None:
     assert np.abs(restored - sharp / 255).mean() < first["error"]
 
 
-def test_restoring_changes_nothing() -> None:
+def test_restoring_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     training = Training(NARROW)
     before = state(training)
     blurred, *_ = pairs(0)
     np.testing.assert_array_equal(training.restore(blurred), training.restore(blurred))
     check_equal(state(training), before)
+    assert not list(tmp_path.iterdir())  # who is killed would leave them
 
 
 def test_the_seed_decides() -> None:
@@ -261,12 +264,14 @@ def test_another_network_s_state_is_refused(other: Recipe, odd: str, tmp_path: P
     with pytest.raises(ValueError, match=f"state.npz is another network's state: .*{odd}"):
         training.load(tmp_path)
     check_equal(state(training), before)
+    assert not list(tmp_path.iterdir())  # who is killed would leave them
 
 
 # === Replicas ===
 
 WORKER = """
 import sys
+import tempfile
 from pathlib import Path
 import keras
 import tensorflow as tf
