@@ -118,7 +118,7 @@ def test_two_photos_are_learnt_by_heart(pixel: str) -> None:
     recipe = (
         replace(REPORT, network="pix2pix-small")
         if pixel == "l1"
-        else replace(PIXELS, network="pix2pix-small", average=0)
+        else replace(PIXELS, network="pix2pix-small", average=0, full_rate_inputs=None)
     )
     training = Training(recipe)
     blurred, sharp, weights = pairs(0)
@@ -264,14 +264,12 @@ def test_another_network_s_state_is_refused(other: Recipe, odd: str, tmp_path: P
     with pytest.raises(ValueError, match=f"state.npz is another network's state: .*{odd}"):
         training.load(tmp_path)
     check_equal(state(training), before)
-    assert not list(tmp_path.iterdir())  # who is killed would leave them
 
 
 # === Replicas ===
 
 WORKER = """
 import sys
-import tempfile
 from pathlib import Path
 import keras
 import tensorflow as tf
