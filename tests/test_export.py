@@ -93,14 +93,14 @@ def test_the_saved_model_computes_the_same(
 
 
 def test_float16_is_half_as_large_and_a_model_like_any(
-    model: Path, tmp_path: Path, crops: list[np.ndarray]
+    tiny: Path, tmp_path: Path, crops: list[np.ndarray]
 ) -> None:
-    summary = exported(model, tmp_path, "float16")
-    whole = (model / models.WEIGHTS).stat().st_size
+    summary = exported(tiny, tmp_path, "float16")
+    whole = (tiny / models.WEIGHTS).stat().st_size
     assert (tmp_path / models.WEIGHTS).stat().st_size < 0.52 * whole
     half = models.load(open_store(tmp_path), "float32")
-    assert half.card.model_id == summary["model_id"] != models.read_card(open_store(model)).model_id
-    generator = models.load(open_store(model), "float32").generator
+    assert half.card.model_id == summary["model_id"] != models.read_card(open_store(tiny)).model_id
+    generator = models.load(open_store(tiny), "float32").generator
     apart = np.abs(half.generator(crops[0], training=False) - generator(crops[0], training=False))
     assert 0 < apart.max() < 0.02
     assert models.halved(half).card == half.card  # there is nothing left to round
@@ -108,24 +108,24 @@ def test_float16_is_half_as_large_and_a_model_like_any(
 
 def test_what_lies_in_out_stays_and_is_not_listed(model: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    exported(model, out, "float16")
+    exported(tiny, out, "float16")
     (out / "notes.txt").write_text("mine")
     before = (out / "card.json").read_bytes()
     with pytest.raises(
-        UsageError, match=rf"^{out} holds another model, mine \(id .*, now .*\): give"
+        UsageError, match=rf"^{out} holds another model, tiny \(id .*, now .*\): give"
     ):
-        export.run(export.Options(str(tiny), str(out), format="float16"))
+        export.run(export.Options(str(model), str(out), format="float16"))
     assert (out / "card.json").read_bytes() == before
-    summary = export.run(export.Options(str(model), str(out), format="float16"))
+    summary = export.run(export.Options(str(tiny), str(out), format="float16"))
     assert set(summary["files"]) == {"model.keras", "card.json"}
     (out / "card.json").write_text("[]")
     with pytest.raises(UsageError, match="is not a model's card"):
-        export.run(export.Options(str(model), str(out), format="float16"))
-    (tmp_path / "link").symlink_to(model)
+        export.run(export.Options(str(tiny), str(out), format="float16"))
+    (tmp_path / "link").symlink_to(tiny)
     with pytest.raises(
-        UsageError, match=rf"OUT is MODEL, {model}: give the export a place of its own"
+        UsageError, match=rf"OUT is MODEL, {tiny}: give the export a place of its own"
     ):
-        export.run(export.Options(str(model), str(tmp_path / "link"), format="float16"))
+        export.run(export.Options(str(tiny), str(tmp_path / "link"), format="float16"))
 
 
 def test_without_the_library_it_says_what_to_install(
