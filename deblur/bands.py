@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from deblur.errors import PhotoError
+from deblur.pictures import MOST_SIDE_PX
 
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _ROWS = 64
@@ -23,7 +24,7 @@ _ROWS = 64
 _FILLED_ROWS, _FILLED_FROM_PX = 512, 256
 # The longest sides that encoders take: beyond them, the reasons of some say nothing, and what those of
 # AVIF and HEIF still write, their decoders refuse.
-_LONGEST_PX = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "HEIF": 65_520}
+_LONGEST_PX = {"JPEG": 65_500, "WEBP": MOST_SIDE_PX, "AVIF": 32_768, "HEIF": 65_520}
 MODES = _ALPHA_MODES | {"1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK"}
 
 

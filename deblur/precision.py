@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from deblur.errors import DeblurError, UsageError
 
@@ -69,16 +69,27 @@ def _has_bfloat16() -> bool:
     return bool(_cpu_flags() & _CPU_FLAGS) if capability is None else capability >= _AMPERE
 
 
+def device() -> str:
+    """Return the name of what TensorFlow computes on here: its first GPU, or the CPU."""
+    details = _gpu_details()
+    return "the CPU" if details is None else details.get("device_name", "a GPU")
+
+
 def _gpu_capability() -> tuple[int, int] | None:
     """Return the first GPU's CUDA compute capability, (0, 0) if it has none; None without GPU."""
+    details = _gpu_details()
+    if details is None:
+        return None
+    major, minor = details.get("compute_capability", (0, 0))
+    return major, minor
+
+
+def _gpu_details() -> Any:
+    """Return what TensorFlow knows of the first GPU, by name; None without GPU."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return None
-    details = tf.config.experimental.get_device_details(gpus[0])
-    major, minor = details.get("compute_capability", (0, 0))
-    return major, minor
+    return tf.config.experimental.get_device_details(gpus[0]) if gpus else None
 
 
 def _cpu_flags() -> set[str]:

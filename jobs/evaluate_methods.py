@@ -224,15 +224,10 @@ def _machine(chosen: Choice) -> str:
     said = f"{platform.machine()}, Python {platform.python_version()}"
     if not chosen.models:
         return said
-    import tensorflow as tf
+    from deblur.precision import device, policy
 
-    from deblur.precision import policy
-
-    gpus = tf.config.list_physical_devices("GPU")
     precision: Any = chosen.precision
-    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-    where = details.get("device_name", "a GPU") if gpus else "the CPU"
-    return f"{said}; models on {where}, {policy(precision)}"
+    return f"{said}; models on {device()}, {policy(precision)}"
 
 
 def _unit(pixels: np.ndarray) -> np.ndarray:

@@ -78,7 +78,8 @@ def test_auto_with_a_gpu_asks_the_gpu_alone(
 
 
 @pytest.mark.parametrize(
-    ("details", "expected"), [({"compute_capability": (9, 0)}, (9, 0)), ({}, (0, 0))]
+    ("details", "expected"),
+    [({"compute_capability": (9, 0), "device_name": "H200"}, (9, 0)), ({}, (0, 0))],
 )
 def test_the_first_gpu_counts(
     monkeypatch: pytest.MonkeyPatch, details: dict[str, object], expected: tuple[int, int]
@@ -92,6 +93,7 @@ def test_the_first_gpu_counts(
         lambda gpu: details if gpu == "first" else {"compute_capability": (1, 0)},
     )
     assert precision._gpu_capability() == expected
+    assert precision.device() == details.get("device_name", "a GPU")
 
 
 @pytest.mark.parametrize(("given", "seen"), [(1, []), (2, ["first"]), (1, ["first", "second"])])
@@ -126,3 +128,4 @@ def test_no_gpu_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert precision._gpu_capability() is None
+    assert precision.device() == "the CPU"
